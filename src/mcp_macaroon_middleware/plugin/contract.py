@@ -1,0 +1,265 @@
+"""What plugins implement and what they are handed: `Check`, `Store`, `AuditSink`. Nothing here runs a plugin.
+
+A check sees the request, its own rule and its own part of the store. It never sees a token, a caveat or another
+check's verdict, so it cannot depend on them (law L1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
+
+from pydantic import BaseModel, ConfigDict
+
+from ..model import Action, Edit, Effect, Phase, Question, RequestContext, Result, Target, Verdict
+
+
+class Params(BaseModel):
+    """The base of an enforcer's params: a pydantic model, strict about unknown names, immutable.
+
+    Positional params of the string form fill the fields in their order, as texts; a last field of type
+    `tuple[T, ...]` takes the rest; a field named in `rest` takes the remainder of the rule uncut (but for a final
+    `:time<…`). The long form may give the same by name.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+    rest: ClassVar[str | None] = None
+
+
+class NoParams(Params):
+    """The params of an enforcer that takes none."""
+
+
+class Settings(BaseModel):
+    """The base of a plugin's settings: its own section under `plugins:` in the file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+P = TypeVar("P", bound=Params)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A stored value with the version that `swap` compares."""
+
+    value: bytes
+    version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Amount:
+    """One line of `Store.add`: add `amount` to `key` unless its sum over the last `window` seconds would pass `limit`.
+
+    With `amount` 0 nothing is charged and the answer says how full the window is.
+    """
+
+    key: str
+    amount: int
+    limit: int
+    window: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Added:
+    """The answer of `Store.add`: whether every line fitted (then all were charged, else none was).
+
+    `used` are the sums per line after the operation; `retry_after` is the number of seconds until every line could
+    fit, None if one never can (its amount is above its limit); 0 if they fitted.
+    """
+
+    ok: bool
+    used: tuple[int, ...]
+    retry_after: float | None = 0.0
+
+
+@runtime_checkable
+class Store(Protocol):
+    """Six atomic primitives on text keys and byte values, in the store's own time; every value has a ttl in seconds.
+
+    Every method raises `StoreUnavailable` when it cannot answer. No method may answer from a guess: a lost reply of
+    `take`, `swap` or `add` is an error, never a success. Source of the set: the project's DESIGN, section 7.
+    """
+
+    durable: bool
+    shared: bool
+
+    async def get(self, keys: Sequence[str]) -> list[Entry | None]:
+        """The live entries of `keys`, in their order, read at one instant."""
+
+    async def put(self, key: str, value: bytes, ttl: float) -> None:
+        """Sets `key`, whatever was there; gone after `ttl` seconds."""
+
+    async def swap(self, key: str, version: str | None, value: bytes, ttl: float) -> bool:
+        """Sets `key` only if its version is still `version` (None: only if it is absent). True if it was set."""
+
+    async def take(self, key: str) -> bytes | None:
+        """Removes `key` and returns its value; of any number of takers at most one gets it."""
+
+    async def add(self, amounts: Sequence[Amount]) -> Added:
+        """Charges every line or none. In no window of any line does the sum pass its limit."""
+
+    async def scan(self, prefix: str, cursor: str | None, n: int) -> tuple[list[tuple[str, Entry]], str | None]:
+        """Up to `n` live entries whose keys begin with `prefix`, after `cursor`; the next cursor, None at the end."""
+
+    async def now(self) -> float:
+        """The store's own clock, in seconds since the epoch; it never goes back."""
+
+    async def close(self) -> None:
+        """Releases connections and files. A closed store raises `StoreUnavailable`."""
+
+
+class Clock(Protocol):
+    """Time for checks: `now()` is an aware UTC datetime that never goes back while the process lives."""
+
+    def now(self) -> datetime: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleView:
+    """The rule that a check belongs to, as far as an enforcer may know it."""
+
+    policy: str
+    action: Action
+    phase: Phase
+    target: Target
+    text: str = ""
+    params: tuple[str, ...] = ()
+    expires: datetime | None = None
+    digest: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check(Generic[P]):
+    """Everything one check is given. It grows by fields, never by arguments.
+
+    `action` is what to judge (`allow`, `deny` or `only`); where the rule says `elicit`, it is the action whose refusal
+    becomes a question. `result` is there after the call only. `store` holds this plugin's own namespace and nothing
+    else; `settings` is the plugin's section of the file.
+    """
+
+    request: RequestContext
+    rule: RuleView
+    params: P
+    action: Action
+    clock: Clock
+    store: Store
+    result: Result | None = None
+    settings: Any = None
+
+    @property
+    def asks(self) -> bool:
+        """Whether the rule says `elicit`, so that a refusal becomes a question."""
+        return self.rule.action is Action.ELICIT
+
+    def refuse(
+        self,
+        code: str,
+        reason: str,
+        *,
+        detail: str = "",
+        retry_after: float | None = None,
+        fields: Sequence[str] = (),
+        edits: Sequence[Edit] = (),
+    ) -> Verdict:
+        """A deny, or, where the rule says `elicit`, a question with `reason` as its text."""
+        if not self.asks:
+            return Verdict.deny(code, reason, detail=detail, retry_after=retry_after)
+        return Verdict(
+            effect=Effect.ASK,
+            code=code,
+            reason=reason,
+            detail=detail,
+            edits=tuple(edits),
+            question=Question(text=reason, fields=tuple(fields)),
+            retry_after=retry_after,
+        )
+
+
+CheckFunction = Callable[[Check[Any]], "Verdict | Awaitable[Verdict]"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnforcerType:
+    """A contribution: one enforcer, by the policy name that rules use.
+
+    `actions` and `phases` are what rules may say. `grants`: its `allow` lets a component through under
+    `default: deny`. `attenuates`: it may stand in a token; its verdict may then depend on nothing that the holder can
+    change. `hides`: a refusal makes the component absent for this principal. `constant`: the verdict depends on the
+    rule and the component alone, so it is computed once. `reads_arguments` / `reads_result`: whether the check looks
+    at them. `timeout` is in seconds. `blocking`: the check may wait, so it runs in a worker thread. `validate`, where
+    given, looks at (params, action, phase) when the file is read and returns what is wrong, or None. `may_withhold`,
+    for after-checks, says which edits (params, action) can ever yield, so that published output schemas stay true;
+    without it every field may leave.
+    """
+
+    name: str
+    check: CheckFunction
+    params: type[Params] = NoParams
+    actions: frozenset[Action] = frozenset({Action.ALLOW, Action.ELICIT})
+    phases: frozenset[Phase] = frozenset({Phase.BEFORE})
+    grants: bool = False
+    attenuates: bool = False
+    hides: bool = False
+    constant: bool = False
+    reads_arguments: bool = True
+    reads_result: bool = True
+    timeout: float = 5.0
+    blocking: bool = False
+    settings: type[Settings] | None = None
+    version: str = "1"
+    summary: str = ""
+    validate: Callable[[Any, Action, Phase], str | None] | None = None
+    may_withhold: Callable[[Any, Action], Sequence[Edit]] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreContext:
+    """What a store is told when it is opened. `audience` names this server, for keys shared with other servers."""
+
+    audience: str
+    settings: Any = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreType:
+    """A contribution: a kind of store, by the scheme of its address (`memory`, `redis`, …)."""
+
+    scheme: str
+    open: Callable[[str, StoreContext], Store]
+    settings: type[Settings] | None = None
+    summary: str = ""
+
+
+class AuditSink(Protocol):
+    """Where audit records go. A record is a mapping of plain JSON values, already free of secrets."""
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Records it before returning, or raises."""
+
+    def close(self) -> None:
+        """Flushes and releases."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SinkContext:
+    """What a sink is told when it is opened."""
+
+    audience: str
+    settings: Any = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditSinkType:
+    """A contribution: a kind of audit sink. `options` is the model of its entry under `config.audit`."""
+
+    name: str
+    open: Callable[[Any, SinkContext], AuditSink]
+    options: type[Settings] = Settings
+    settings: type[Settings] | None = None
+    summary: str = ""
+
+
+Contribution = EnforcerType | StoreType | AuditSinkType

@@ -1,0 +1,37 @@
+"""The pluggy hooks: each is called once, at start, and yields frozen descriptions. No request ever runs a hook.
+
+pluggy has no async, one raising implementation stops a call, and order follows the file system; so none of it sits
+under an authorization decision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+import pluggy
+
+from .contract import AuditSinkType, EnforcerType, StoreType
+
+PROJECT: Final = "mcp_macaroon_middleware"
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec
+def macaroon_enforcers() -> Iterable[EnforcerType]:
+    """The enforcers that this plugin provides, for policies that rules name."""
+    return ()
+
+
+@hookspec
+def macaroon_stores() -> Iterable[StoreType]:
+    """The kinds of store that this plugin provides, by the scheme of `config.store`."""
+    return ()
+
+
+@hookspec
+def macaroon_audit_sinks() -> Iterable[AuditSinkType]:
+    """The kinds of audit sink that this plugin provides, for `config.audit`."""
+    return ()
