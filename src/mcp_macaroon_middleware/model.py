@@ -138,6 +138,15 @@ def frozen(value: Any) -> Any:
     return value
 
 
+def thawed(value: Any) -> Any:
+    """The same plain data as ordinary dicts and lists, for code that serialises or changes a copy."""
+    if isinstance(value, Mapping):
+        return {k: thawed(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [thawed(v) for v in value]
+    return value
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """The request as the original's enforcers read it: `context.message.name`, `context.message.arguments`."""

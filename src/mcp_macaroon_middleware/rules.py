@@ -211,7 +211,9 @@ def _policy(part: _Part) -> str:
     if _NAME.match(part.value):
         return part.value
     raise RuleError(
-        f"{part.value!r} cannot be a policy name (letters, digits, . _ -)", offset=part.start, length=part.end - part.start
+        f"{part.value!r} cannot be a policy name (letters, digits, . _ -)",
+        offset=part.start,
+        length=part.end - part.start,
     )
 
 
@@ -385,7 +387,7 @@ def rule_to_mapping(rule: Rule) -> dict[str, Any]:
 
 
 def parse_selector(value: Any, key: str = "for") -> Selector:
-    """Reads `for:`, `except:` or a role: `subject`, `role`, `client` (a text or a list) and `claim: {name: value(s)}`."""
+    """Reads `for:`, `except:` or a role: `subject`, `role`, `client` (text or list), `claim: {name: value(s)}`."""
     if not isinstance(value, Mapping) or not value:
         raise RuleError(f"{key} names principals: {{subject: …, role: …, client: …, claim: {{name: value}}}}")
     known = ("subject", "role", "claim", "client")
@@ -414,7 +416,7 @@ def claim_text(value: Any) -> str | None:
 
 def _long_target(mapping: Mapping[str, Any]) -> tuple[Phase, Target]:
     if ("before" in mapping) == ("after" in mapping):
-        raise RuleError("a rule has either before: or after:, with its target", hint="for example  {before: delete_*, …}")
+        raise RuleError("a rule has either before: or after:, with its target", hint="as in {before: delete_*, …}")
     key = "before" if "before" in mapping else "after"
     phase = Phase.BEFORE if key == "before" else Phase.AFTER
     value = mapping[key]
@@ -424,7 +426,7 @@ def _long_target(mapping: Mapping[str, Any]) -> tuple[Phase, Target]:
         kind, pattern = next(iter(value.items()))
         if kind in set(Kind) and isinstance(pattern, str) and pattern:
             return phase, Target(kind=Kind(kind), pattern=_pattern(Kind(kind), pattern))
-    raise RuleError(f"{key}: takes a name or glob, or one of {{tool: …}}, {{prompt: …}}, {{resource: …}}, {{method: …}}")
+    raise RuleError(f"{key}: takes a name or glob, or {{tool: …}}, {{prompt: …}}, {{resource: …}} or {{method: …}}")
 
 
 def _long_params(value: Any) -> tuple[Any, ...] | Mapping[str, Any]:

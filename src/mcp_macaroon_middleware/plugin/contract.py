@@ -192,7 +192,8 @@ class EnforcerType:
     at them. `timeout` is in seconds. `blocking`: the check may wait, so it runs in a worker thread. `validate`, where
     given, looks at (params, action, phase) when the file is read and returns what is wrong, or None. `may_withhold`,
     for after-checks, says which edits (params, action) can ever yield, so that published output schemas stay true;
-    without it every field may leave.
+    without it every field may leave. `idle` are actions that refuse and withhold nothing: in a token they are an error,
+    since a caveat that cannot refuse anything has no business there.
     """
 
     name: str
@@ -213,6 +214,7 @@ class EnforcerType:
     summary: str = ""
     validate: Callable[[Any, Action, Phase], str | None] | None = None
     may_withhold: Callable[[Any, Action], Sequence[Edit]] | None = None
+    idle: frozenset[Action] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

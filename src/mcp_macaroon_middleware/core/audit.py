@@ -1,0 +1,141 @@
+"""Writes the audit records: an intent before each run, one final record a request. It never holds a secret (law L7).
+
+Arguments are recorded as keyed digests, so that equal values can be found and none can be read; a setting may name
+arguments to record in clear. Records are plain mappings; the sinks give them a form.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import logging
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pydantic_core import to_jsonable_python
+
+from ..errors import AuditUnavailable
+from ..model import Component, Principal, RequestContext, thawed
+from ..plugin.contract import AuditSink
+
+logger: Final = logging.getLogger("mcp_macaroon_middleware")
+
+DIGEST_CHARACTERS: Final = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SinkSlot:
+    """A sink as the file lists it. If a `required` one cannot record, the call is refused."""
+
+    name: str
+    sink: AuditSink
+    required: bool = False
+
+
+class AuditLog:
+    """Numbers records, removes what must not be written, and hands them to every sink.
+
+    Raises `AuditUnavailable` where a required sink, or every sink, failed to record.
+    """
+
+    def __init__(
+        self, slots: Sequence[SinkSlot], *, digest_key: bytes, clear_arguments: frozenset[str] = frozenset()
+    ) -> None:
+        self._slots = tuple(slots)
+        self._key = digest_key
+        self.clear_arguments = clear_arguments
+        self.boot = secrets.token_hex(8)
+        self.failures = 0
+        self._sequence = 0
+
+    def __repr__(self) -> str:
+        return f"AuditLog(sinks={[slot.name for slot in self._slots]!r})"
+
+    def event(self, event: str, facts: Mapping[str, Any]) -> None:
+        """Records something that is not a request: a start, a reload, a component seen for the first time."""
+        self.write({"event": event, **facts})
+
+    def write(self, facts: Mapping[str, Any]) -> None:
+        """Numbers and records `facts` in every sink."""
+        self._sequence += 1
+        record = {"time": round(time.time(), 6), "boot": self.boot, "seq": self._sequence, **facts}
+        recorded, lost = False, not self._slots
+        for slot in self._slots:
+            try:
+                slot.sink.write(record)
+                recorded = True
+            except Exception as error:
+                self.failures += 1
+                logger.error("audit sink %s cannot record: %s", slot.name, type(error).__name__)
+                lost = lost or slot.required
+        if lost or not recorded:
+            raise AuditUnavailable("the audit record could not be written")
+
+    def close(self) -> None:
+        """Closes every sink."""
+        for slot in self._slots:
+            slot.sink.close()
+
+    # --- what a record says about a request -----------------------------------------------------------------------
+
+    def request_facts(self, request: RequestContext, lineage: Sequence[str]) -> dict[str, Any]:
+        """The facts of a request that every record of it carries."""
+        facts: dict[str, Any] = {
+            "request": request.id,
+            "principal": principal_facts(request.principal),
+            "component": component_facts(request.component),
+        }
+        if request.client is not None:
+            facts["client"] = request.client
+        if lineage:
+            facts["token"] = list(lineage)
+        if request.client_address is not None:
+            facts["address"] = request.client_address
+        if request.nested:
+            facts["nested"] = True
+        if request.arguments:
+            facts["arguments"] = self.digests(request.arguments)
+        return facts
+
+    def digests(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Each argument as a keyed digest, or in clear where the file names it."""
+        return {
+            name: thawed(value) if name in self.clear_arguments else self.digest(name, value)
+            for name, value in arguments.items()
+        }
+
+    def digest(self, name: str, value: Any) -> str:
+        """A keyed digest of one argument: equal for equal values, and not to be reversed without the key."""
+        text = json.dumps([name, value], sort_keys=True, default=_plain)
+        return "hmac:" + hmac.digest(self._key, text.encode(), "sha256").hex()[:DIGEST_CHARACTERS]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return dict(value)
+    return to_jsonable_python(value, fallback=lambda other: type(other).__name__)
+
+
+def principal_facts(principal: Principal) -> dict[str, Any]:
+    """A principal as a record writes it."""
+    facts: dict[str, Any] = {"kind": principal.kind, "namespace": principal.namespace, "subject": principal.subject}
+    if principal.tenant is not None:
+        facts["tenant"] = principal.tenant
+    return facts
+
+
+def component_facts(component: Component) -> dict[str, Any]:
+    """A component as a record writes it."""
+    facts: dict[str, Any] = {"kind": component.kind.value, "name": component.name}
+    for key, value in (
+        ("server", component.server),
+        ("version", component.version),
+        ("uri", component.uri),
+        ("digest", component.digest),
+    ):
+        if value:
+            facts[key] = value
+    return facts

@@ -1,0 +1,382 @@
+"""The compiled policy: an immutable `Plan` of rules bound to their enforcers, looked up by phase and component.
+
+A plan is made once, off the request path, and replaced as a whole. It judges nothing by itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final, get_args, get_origin
+
+from pydantic import ValidationError
+
+from ..model import Action, Component, Edit, Phase, Redaction, Rule, Selector
+from ..plugin.contract import EnforcerType, Params, RuleView
+from ..rules import target_matches
+from .index import TargetIndex
+
+if TYPE_CHECKING:
+    from ..host.registry import Registry
+
+MEMO: Final = 4096
+APPROVERS: Final[frozenset[str]] = frozenset({"mcp"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanSettings:
+    """What the engine needs of the file's `config:` section. `default` is ALLOW or DENY."""
+
+    default: Action = Action.DENY
+    mode: str = "enforce"
+    hide_denied: bool = True
+    roles: Mapping[str, Selector] = field(default_factory=dict)
+    methods: frozenset[str] = frozenset()
+    audience: str = ""
+    elicit_expiry: int = 900
+    deny_expiry: int = 60
+    clear_arguments: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleProblem:
+    """Why a rule cannot be bound. `param_index` counts positional params from 0."""
+
+    rule: Rule
+    code: str
+    message: str
+    param_index: int | None = None
+    hint: str = ""
+    severity: str = "error"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class BoundCheck:
+    """One rule bound to its enforcer and its validated params. `judged` is the action that the enforcer sees."""
+
+    rule: Rule
+    enforcer: EnforcerType
+    params: Params
+    view: RuleView
+    judged: Action
+    plugin: str = ""
+    settings: Any = None
+    from_token: bool = False
+    scope: tuple[str, ...] = ()
+
+    @property
+    def grants_only(self) -> bool:
+        """Whether the rule lets components through and restricts nothing."""
+        return self.enforcer.grants and self.rule.action is Action.ALLOW
+
+    @property
+    def may_grant(self) -> bool:
+        """Whether passing this rule counts under `default: deny`."""
+        return self.enforcer.grants and self.rule.action is not Action.DENY and not self.from_token
+
+    @property
+    def folds(self) -> bool:
+        """Whether the verdict is the same for every request on one component."""
+        rule = self.rule
+        return self.enforcer.constant and rule.for_ is None and rule.except_ is None and rule.expires is None
+
+    def edits(self) -> Sequence[Edit] | None:
+        """Everything the check can ever withhold; None where it cannot tell."""
+        if self.enforcer.may_withhold is None:
+            return None
+        return self.enforcer.may_withhold(self.params, self.judged)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Match:
+    """A rule that speaks of a component; `exposed` says whether it does so by the public name."""
+
+    check: BoundCheck
+    exposed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Matches:
+    """The rules that speak of one component in one phase, by when they can be judged."""
+
+    folded: tuple[Match, ...] = ()
+    free: tuple[Match, ...] = ()
+    arguments: tuple[Match, ...] = ()
+
+    @property
+    def all(self) -> tuple[Match, ...]:
+        """Every match."""
+        return self.folded + self.free + self.arguments
+
+
+class Rulebook:
+    """Bound checks with an index and a bounded memo by component. The plan has one; every token has its own."""
+
+    def __init__(self, checks: Sequence[BoundCheck]) -> None:
+        self.checks: tuple[BoundCheck, ...] = tuple(checks)
+        self._by_phase = {phase: tuple(c for c in checks if c.rule.phase is phase) for phase in Phase}
+        self._index = {phase: TargetIndex(c.rule.target for c in self._by_phase[phase]) for phase in Phase}
+        self._memo: dict[tuple[Phase, Component], Matches] = {}
+
+    def lookup(self, phase: Phase, component: Component) -> Matches:
+        """The rules that speak of `component`. Concrete URIs of templates are not remembered: callers choose them."""
+        if component.uri is not None:
+            return self._find(phase, component)
+        key = (phase, component)
+        found = self._memo.get(key)
+        if found is None:
+            found = self._find(phase, component)
+            if len(self._memo) >= MEMO:
+                self._memo.clear()
+            self._memo[key] = found
+        return found
+
+    def _find(self, phase: Phase, component: Component) -> Matches:
+        checks = self._by_phase[phase]
+        if not checks:
+            return NO_MATCHES
+        matches = [
+            Match(check=checks[number], exposed=target_matches(checks[number].rule.target, component, granting=True))
+            for number in self._index[phase].matches(component)
+        ]
+        matches = [match for match in matches if match.exposed or not match.check.grants_only]
+        return Matches(
+            folded=tuple(m for m in matches if m.check.folds),
+            free=tuple(m for m in matches if not m.check.folds and not m.check.enforcer.reads_arguments),
+            arguments=tuple(m for m in matches if not m.check.folds and m.check.enforcer.reads_arguments),
+        )
+
+
+NO_MATCHES: Final = Matches()
+
+
+class Plan:
+    """An immutable compiled policy: settings, revision and the operator's rulebook."""
+
+    __slots__ = ("_registry", "_sections", "book", "revision", "settings")
+
+    def __init__(
+        self,
+        book: Rulebook,
+        settings: PlanSettings,
+        revision: str,
+        registry: Registry,
+        sections: Mapping[str, Any],
+    ) -> None:
+        self.book = book
+        self.settings = settings
+        self.revision = revision
+        self._registry = registry
+        self._sections = sections
+
+    def __repr__(self) -> str:
+        return f"Plan(revision={self.revision!r}, rules={len(self.book.checks)})"
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """The operator's rules, in their order."""
+        return tuple(check.rule for check in self.book.checks)
+
+    def bind(self, rule: Rule, *, from_token: bool = False, scope: tuple[str, ...] = ()) -> BoundCheck | RuleProblem:
+        """Binds one more rule, from a token or from an enforcer's answer, as the plan's own rules were bound."""
+        return bind_rule(rule, self._registry, self.settings, self._sections, from_token=from_token, scope=scope)
+
+
+def compile_plan(
+    rules: Sequence[Rule],
+    registry: Registry,
+    settings: PlanSettings,
+    plugin_settings: Mapping[str, Any],
+    revision: str,
+) -> tuple[Plan, list[RuleProblem]]:
+    """Binds every rule. With any problem of severity `error` the plan must not be used."""
+    checks: dict[str, BoundCheck] = {}
+    problems: list[RuleProblem] = []
+    for rule in rules:
+        bound = bind_rule(rule, registry, settings, plugin_settings)
+        if isinstance(bound, RuleProblem):
+            problems.append(bound)
+        elif bound.view.digest in checks:
+            problems.append(
+                RuleProblem(rule=rule, code="duplicate_rule", message="the same rule stands above", severity="warning")
+            )
+        else:
+            checks[bound.view.digest] = bound
+    return Plan(Rulebook(list(checks.values())), settings, revision, registry, plugin_settings), problems
+
+
+def bind_rule(
+    rule: Rule,
+    registry: Registry,
+    settings: PlanSettings,
+    plugin_settings: Mapping[str, Any],
+    *,
+    from_token: bool = False,
+    scope: tuple[str, ...] = (),
+) -> BoundCheck | RuleProblem:
+    """Binds one rule to its enforcer, or says why that cannot be."""
+    provided = registry.enforcers.get(rule.policy)
+    if provided is None:
+        near = registry.suggest(rule.policy)
+        hint = f"did you mean {near!r}?" if near else "install the plugin that provides it; `mcp-macaroon plugins list`"
+        return RuleProblem(rule=rule, code="unknown_policy", message=f"no policy named {rule.policy!r}", hint=hint)
+    enforcer = provided.contribution
+    problem = _misuse(rule, enforcer, settings, from_token=from_token)
+    if problem is not None:
+        return problem
+    judged = judged_action(rule.action, enforcer)
+    try:
+        params = bind_params(enforcer.params, rule)
+    except ValidationError as error:
+        return _params_problem(rule, enforcer, error)
+    wrong = enforcer.validate(params, judged, rule.phase) if enforcer.validate is not None else None
+    if wrong is not None:
+        return RuleProblem(rule=rule, code="bad_params", message=f"{rule.policy}: {wrong}", param_index=0)
+    section = plugin_settings.get(provided.plugin.name)
+    return BoundCheck(
+        rule=rule,
+        enforcer=enforcer,
+        params=params,
+        view=_view(rule, enforcer, section, scope),
+        judged=judged,
+        plugin=provided.plugin.name,
+        settings=section,
+        from_token=from_token,
+        scope=scope,
+    )
+
+
+def judged_action(action: Action, enforcer: EnforcerType) -> Action:
+    """The action that the enforcer sees: for `elicit`, the one whose refusal becomes a question."""
+    if action is not Action.ELICIT:
+        return action
+    return Action.DENY if Action.DENY in enforcer.actions else Action.ALLOW
+
+
+def bind_params(model: type[Params], rule: Rule) -> Params:
+    """The params as the enforcer's own model. Raises pydantic's `ValidationError`."""
+    if isinstance(rule.params, Mapping):
+        return model.model_validate(dict(rule.params))
+    names = list(model.model_fields)
+    if model.rest is not None:
+        return _bind_rest(model, rule, names)
+    values: dict[str, Any] = {}
+    params = list(rule.params)
+    takes_rest = bool(names) and _is_variadic(model, names[-1])
+    single = names[:-1] if takes_rest else names
+    for name, value in zip(single, params, strict=False):
+        values[name] = value
+    left = params[len(single) :]
+    if takes_rest and (left or len(params) >= len(single)):
+        values[names[-1]] = tuple(left)
+    elif left:
+        values["surplus"] = left  # refused by the model: it takes fewer params
+    return model.model_validate(values)
+
+
+def _bind_rest(model: type[Params], rule: Rule, names: list[str]) -> Params:
+    """Positional params before the `rest` field are cut at colons, the remainder is given as it was written."""
+    before = [name for name in names if name != model.rest]
+    raw = rule.raw_params if rule.raw_params is not None else ":".join(str(param) for param in rule.params)
+    values: dict[str, Any] = {}
+    for name in before:
+        head, _, raw = raw.partition(":")
+        values[name] = head
+    if raw:
+        values[str(model.rest)] = raw
+    return model.model_validate(values)
+
+
+def _is_variadic(model: type[Params], name: str) -> bool:
+    annotation = model.model_fields[name].annotation
+    return get_origin(annotation) is tuple and get_args(annotation)[1:] == (Ellipsis,)
+
+
+def _misuse(rule: Rule, enforcer: EnforcerType, settings: PlanSettings, *, from_token: bool) -> RuleProblem | None:
+    def problem(code: str, message: str, hint: str = "") -> RuleProblem:
+        return RuleProblem(rule=rule, code=code, message=message, hint=hint)
+
+    if rule.phase not in enforcer.phases:
+        other = "before the call (bf)" if rule.phase is Phase.AFTER else "after the call (af)"
+        return problem("wrong_phase", f"{rule.policy} is judged only {other}")
+    if rule.action not in enforcer.actions:
+        known = ", ".join(action.value for action in Action if action in enforcer.actions)
+        return problem("wrong_action", f"{rule.policy} does not take {rule.action.value!r}", f"it takes {known}")
+    if from_token and not enforcer.attenuates:
+        return problem("not_for_tokens", f"{rule.policy} may not stand in a token")
+    if from_token and rule.action in enforcer.idle:
+        return problem("cannot_refuse", f"{rule.policy}:{rule.action.value} refuses nothing; it may not stand in a token")
+    if rule.phase is Phase.AFTER and rule.action is Action.ELICIT and enforcer.may_withhold is None:
+        return problem("asks_after", f"{rule.policy} would refuse a finished call; only fields can be asked for then")
+    if rule.approver is not None and rule.approver not in APPROVERS:
+        return problem("unknown_approver", f"no approver named {rule.approver!r} is installed")
+    for selector in (rule.for_, rule.except_):
+        for role in selector.role if selector is not None else ():
+            if role not in settings.roles:
+                return problem("unknown_role", f"no role named {role!r}", "name it under config.roles")
+    return None
+
+
+def _params_problem(rule: Rule, enforcer: EnforcerType, error: ValidationError) -> RuleProblem:
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = [str(part) for part in first["loc"]]
+    names = list(enforcer.params.model_fields)
+    if where and where[0] == "surplus":
+        return RuleProblem(
+            rule=rule,
+            code="bad_params",
+            message=f"{rule.policy} takes at most {len(names)} params" + (f": {', '.join(names)}" if names else ""),
+            param_index=len(names),
+        )
+    index = names.index(where[0]) if where and where[0] in names else None
+    if index is not None and len(where) > 1 and where[1].isdigit():
+        index += int(where[1])
+    named = f" {where[0]!r}" if where else ""
+    expected = f"it takes {', '.join(names)}" if names else "it takes none"
+    return RuleProblem(
+        rule=rule,
+        code="bad_params",
+        message=f"{rule.policy}: param{named}: {first['msg']}",
+        param_index=index,
+        hint=expected,
+    )
+
+
+def _view(rule: Rule, enforcer: EnforcerType, section: Any, scope: tuple[str, ...]) -> RuleView:
+    params = rule.params if isinstance(rule.params, tuple) else ()
+    return RuleView(
+        policy=rule.policy,
+        action=rule.action,
+        phase=rule.phase,
+        target=rule.target,
+        text=rule.text,
+        params=tuple(str(param) for param in params),
+        expires=rule.expires,
+        digest=rule_digest(rule, enforcer, section, scope),
+    )
+
+
+def rule_digest(rule: Rule, enforcer: EnforcerType, section: Any, scope: tuple[str, ...] = ()) -> str:
+    """A digest of the compiled rule: its text and everything that changes what it means."""
+    settings = section.model_dump(mode="json") if hasattr(section, "model_dump") else None
+    facts = [rule.text, enforcer.name, enforcer.version, settings, list(scope)]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def still_holds(rule: Rule, at: datetime) -> bool:
+    """Whether a rule with `time<` has not ended."""
+    return rule.expires is None or at < rule.expires
+
+
+def possible(matches: Sequence[Match]) -> Redaction | None:
+    """What these after-checks can withhold; None where one of them cannot tell."""
+    edits: list[Edit] = []
+    for match in matches:
+        some = match.check.edits()
+        if some is None:
+            return None
+        edits.extend(some)
+    return Redaction.united(edits)

@@ -1,0 +1,521 @@
+"""How a request becomes a decision. Read `decide` and `finish` from top to bottom; the rest is their steps.
+
+1. Rules are looked up by phase and component; a token's caveats are rules of their own book.
+2. Checks that need no arguments are judged first, then the arguments are coerced once and the rest is judged.
+3. Every check is isolated and judged singly; verdicts combine by minimum: deny, else ask, else allow.
+4. Limits are charged last, all or none; the intent is recorded; only then may the component run.
+5. After the run the after-checks yield edits, which can only withhold; they are united and applied once.
+
+The engine never waits for a person, never runs a component and knows no framework.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from ..errors import ArgumentsInvalid, AuditUnavailable, ResultWithheld, RuleError, StoreUnavailable
+from ..fields import redact
+from ..model import (
+    Action,
+    Challenge,
+    Charge,
+    Effect,
+    Phase,
+    Redaction,
+    Refusal,
+    RequestContext,
+    Result,
+)
+from ..plugin.contract import Amount, Clock, Store
+from ..plugin.namespace import Namespaced
+from ..rules import parse_rule
+from ..tokens import VerifiedToken
+from . import agnostic
+from .audit import AuditLog
+from .caveats import CaveatBooks
+from .checks import Judged, Runner
+from .clock import SystemClock
+from .decisions import Decision, Outcome, Tally, plain_refusal, refusal_for
+from .plan import BoundCheck, Match, Matches, Plan, RuleProblem, Rulebook, possible, still_holds
+from .principals import applies
+from .records import Recorder
+
+__all__ = ["Decision", "Outcome", "PolicyEngine", "RequestContext"]
+
+logger: Final = logging.getLogger("mcp_macaroon_middleware")
+
+Arguments = Callable[[], Awaitable[Mapping[str, Any]]]
+Apply = Callable[[Redaction], Any]
+
+
+class PolicyEngine:
+    """Decides under one plan at a time; `adopt` swaps it, and a request keeps the plan it began with."""
+
+    def __init__(self, plan: Plan, *, store: Store, audit: AuditLog, clock: Clock | None = None) -> None:
+        self._plan = plan
+        self._store = store
+        self._clock = clock or SystemClock()
+        self._audit = audit
+        self._pen = Recorder(audit)
+        self._handles: dict[str, Store] = {}
+        self._runner = Runner(self._clock, self._handle)
+        self._caveats = CaveatBooks()
+        self._folded: dict[int, tuple[Matches, Tally]] = {}
+        self._calls = agnostic.OpenCalls()
+
+    def __repr__(self) -> str:
+        return f"PolicyEngine({self._plan!r})"
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that new requests are decided under."""
+        return self._plan
+
+    @property
+    def clock(self) -> Clock:
+        """The clock that expiries are judged by."""
+        return self._clock
+
+    @property
+    def audit(self) -> AuditLog:
+        """Where records go."""
+        return self._audit
+
+    def adopt(self, plan: Plan) -> None:
+        """Requests that begin from now on are decided under `plan`."""
+        self._plan, self._caveats, self._folded = plan, CaveatBooks(), {}
+
+    def close(self) -> None:
+        """Lets go of worker threads."""
+        self._runner.close()
+
+    # --- before the call ------------------------------------------------------------------------------------------
+
+    async def decide(
+        self,
+        request: RequestContext,
+        *,
+        token: VerifiedToken | None = None,
+        arguments: Arguments | None = None,
+        raw: Mapping[str, Any] | None = None,
+    ) -> Decision:
+        """Judges a request before its component runs.
+
+        `arguments` gives the arguments in the component's own values; it is called at most once, and only if a rule
+        looks at them. Without it `request.arguments` are judged. `raw` are the arguments as sent, for the audit alone.
+        Never raises for a policy's sake: what goes wrong refuses. `ArgumentsInvalid` from `arguments` is raised again,
+        after its record, so that the caller can say what was wrong with them.
+        """
+        decision = Decision(
+            effect=Effect.DENY,
+            request=request,
+            plan=self._plan,
+            lineage=token.lineage if token is not None else (),
+            started=time.perf_counter(),
+        )
+        try:
+            return await self._decide(decision, token, arguments, raw)
+        except ArgumentsInvalid as error:
+            self._refused(decision, plain_refusal(error.code), detail=error.code)
+            raise
+        except StoreUnavailable as error:
+            return self._refused(decision, plain_refusal(error.code))
+        except RuleError as error:
+            return self._refused(decision, plain_refusal("enforcer_contract", reason=NOT_EVALUATED), detail=str(error))
+        except AuditUnavailable as error:
+            decision.closed = True
+            return self._refused(decision, plain_refusal(error.code))
+
+    async def _decide(
+        self, decision: Decision, token: VerifiedToken | None, arguments: Arguments | None, raw: Mapping[str, Any] | None
+    ) -> Decision:
+        plan, request = decision.plan, decision.request
+        if token is not None and token.expires is not None and request.at >= token.expires:
+            return self._refused(decision, plain_refusal("token_expired"))
+        book = self._caveats.of(token, plan) if token is not None else NO_CAVEATS
+        component = request.component
+        own, lent = plan.book.lookup(Phase.BEFORE, component), book.lookup(Phase.BEFORE, component)
+        operator, holder = self._fold(own, request), self._fold(lent, request)
+        await self._judge(plan, own.free, request, operator)
+        await self._judge(plan, lent.free, request, holder)
+        if self._verdict(decision, operator, holder, settled=False) is Effect.DENY:
+            return self._refuse(decision, operator, holder, raw)
+        await self._judge(plan, lent.arguments, await self._coerced(decision, arguments, lent.arguments), holder)
+        await self._judge(plan, own.arguments, await self._coerced(decision, arguments, own.arguments), operator)
+        await self._narrow(decision, operator, arguments)
+        decision.token_checks = book.lookup(Phase.AFTER, component).all
+        decision.after = bool(self._after_enforced(decision) or self._applying(plan, decision.token_checks, request))
+        if self._verdict(decision, operator, holder, settled=True) is not Effect.ALLOW:
+            return self._refuse(decision, operator, holder, raw)
+        refusal = await self._charge(decision, operator, holder)
+        self._pen.note(decision, operator, raw)
+        self._pen.note(decision, holder, raw, "caveats")
+        if refusal is not None:
+            return self._refused(decision, refusal)
+        self._pen.intent(decision)
+        decision.effect = Effect.ALLOW
+        return decision
+
+    def _fold(self, matches: Matches, request: RequestContext) -> Tally:
+        """A copy of what the checks that depend on the component alone come to; judged once a component and plan."""
+        if not matches.folded:
+            return Tally()
+        known = self._folded.get(id(matches))
+        if known is None or known[0] is not matches:
+            tally = Tally()
+            for match in matches.folded:
+                self._count(tally, match, self._runner.judge_now(match, request), selected=True)
+            if len(self._folded) >= FOLDED:
+                self._folded.clear()
+            known = self._folded[id(matches)] = (matches, tally)
+        tally = known[1]
+        return Tally(denied=tally.denied, asks=list(tally.asks), hits=list(tally.hits), granted=tally.granted)
+
+    async def _judge(self, plan: Plan, matches: Sequence[Match], request: RequestContext, tally: Tally) -> None:
+        selected = self._applying(plan, matches, request)
+        if not selected:
+            return
+        roles = plan.settings.roles
+        for judged in await self._runner.judge(selected, request):
+            sure = applies(judged.match.check.rule, request, roles) is True
+            self._count(tally, judged.match, judged.verdict, selected=sure)
+
+    def _count(self, tally: Tally, match: Match, verdict: Any, *, selected: bool) -> None:
+        check = match.check
+        tally.add(check, verdict, restricts=not check.grants_only)
+        if check.may_grant and match.exposed and selected and verdict.effect is not Effect.DENY:
+            tally.granted = True
+
+    def _applying(self, plan: Plan, matches: Iterable[Match], request: RequestContext) -> list[Match]:
+        """The matches whose rules have not ended and speak of this principal; a doubt counts against the caller."""
+        roles = plan.settings.roles
+        chosen: list[Match] = []
+        for match in matches:
+            rule = match.check.rule
+            if rule.expires is None and rule.for_ is None and rule.except_ is None:
+                chosen.append(match)
+            elif still_holds(rule, self._clock.now()):
+                spoken = applies(rule, request, roles)
+                if spoken or (spoken is None and not match.check.grants_only):
+                    chosen.append(match)
+        return chosen
+
+    def _verdict(self, decision: Decision, operator: Tally, holder: Tally, *, settled: bool) -> Effect:
+        """The minimum of everything judged so far; in shadow mode the operator's rules are noted, not enforced."""
+        effect = operator.effect
+        if not self._granted(decision.plan, operator):
+            effect = Effect.DENY
+        if decision.plan.settings.mode == "shadow":
+            if settled and effect is not Effect.ALLOW:
+                decision.facts["shadow"] = _shadow(effect, operator)
+            effect = Effect.ALLOW
+        return min(effect, holder.effect)
+
+    @staticmethod
+    def _granted(plan: Plan, operator: Tally) -> bool:
+        return operator.granted or plan.settings.default is Action.ALLOW
+
+    async def _coerced(
+        self, decision: Decision, arguments: Arguments | None, matches: Sequence[Match]
+    ) -> RequestContext:
+        """The request with the component's own argument values, which are asked for once and only if a rule looks."""
+        if matches and arguments is not None and not decision.coerced:
+            decision.request = decision.request.replace(arguments=await arguments())
+            decision.coerced = True
+        return decision.request
+
+    async def _narrow(self, decision: Decision, tally: Tally, arguments: Arguments | None) -> None:
+        """Binds the rules that enforcers returned and judges those that speak of this call; they can only narrow."""
+        plan, judged = decision.plan, 0
+        while judged < len(tally.hits):
+            if len(decision.narrowed) > MAX_RETURNED:
+                raise RuleError("enforcers returned too many caveats")
+            fresh = [_bind_returned(text, plan) for _, verdict in tally.hits[judged:] for text in verdict.caveats]
+            judged = len(tally.hits)
+            decision.narrowed += tuple(fresh)
+            matches = Rulebook(fresh).lookup(Phase.BEFORE, decision.request.component).all if fresh else ()
+            if matches:
+                await self._judge(plan, matches, await self._coerced(decision, arguments, matches), tally)
+
+    # --- limits ---------------------------------------------------------------------------------------------------
+
+    async def _charge(self, decision: Decision, operator: Tally, holder: Tally) -> Refusal | None:
+        """Charges every limit or none, in one trip. In shadow mode the operator's limits are charged and not enforced."""
+        own, lent = _charges(operator), _charges(holder)
+        if decision.plan.settings.mode == "shadow" and own:
+            refusal = await self._add(decision, own)
+            if refusal is not None:
+                decision.facts.setdefault("shadow", {"effect": "deny", "code": refusal.code})
+            own = []
+        return await self._add(decision, own + lent) if own or lent else None
+
+    async def _add(self, decision: Decision, charges: Sequence[tuple[BoundCheck, Charge]]) -> Refusal | None:
+        added = await self._store.add([_amount(check, charge) for check, charge in charges])
+        if added.ok:
+            return None
+        over = [
+            (check, charge)
+            for (check, charge), used in zip(charges, added.used, strict=True)
+            if used + charge.amount > charge.limit
+        ]
+        check, charge = next(((c, x) for c, x in over if x.effect is Effect.DENY), (over or list(charges))[0])
+        decision.facts["limit"] = {"rule": check.view.text, "retry_after": added.retry_after}
+        if check.from_token:
+            return Refusal(code="rate_limited", reason="The token's limit is reached.", retry_after=added.retry_after)
+        if charge.effect is Effect.ASK:
+            return plain_refusal("approval_unavailable")
+        return Refusal(
+            code=charge.code, reason=charge.reason, policy=check.enforcer.name, retry_after=added.retry_after
+        )
+
+    # --- refusals -------------------------------------------------------------------------------------------------
+
+    def _refuse(self, decision: Decision, operator: Tally, holder: Tally, raw: Mapping[str, Any] | None) -> Decision:
+        """Says why: a hiding refusal first, then the operator's, then the token's; a question nobody can answer last."""
+        self._pen.note(decision, operator, raw)
+        self._pen.note(decision, holder, raw, "caveats")
+        settings = decision.plan.settings
+        tallies = (holder,) if settings.mode == "shadow" else (operator, holder)
+        denials = [tally.denied for tally in tallies if tally.denied is not None]
+        if settings.mode != "shadow" and not self._granted(decision.plan, operator):
+            return self._refused(decision, plain_refusal("not_allowed", hidden=settings.hide_denied))
+        if denials:
+            check, verdict = next((d for d in denials if d[0].enforcer.hides), denials[0])
+            hidden = check.enforcer.hides and settings.hide_denied
+            return self._refused(decision, refusal_for(check, verdict, hidden=hidden), detail=verdict.code)
+        asks = [ask for tally in tallies for ask in tally.asks]
+        decision.challenges = _challenges(asks)
+        return self._refused(decision, plain_refusal("approval_unavailable"), effect=Effect.ASK)
+
+    def _refused(
+        self, decision: Decision, refusal: Refusal, *, detail: str = "", effect: Effect = Effect.DENY
+    ) -> Decision:
+        decision.effect, decision.refusal = effect, refusal
+        facts: dict[str, Any] = {"code": detail or refusal.code}
+        if refusal.policy is not None:
+            facts["policy"] = refusal.policy
+        try:
+            self._pen.final(decision, "denied", **facts)
+        except AuditUnavailable:
+            logger.error("a refusal could not be recorded")
+        return decision
+
+    async def refuse(
+        self, request: RequestContext, code: str, reason: str, *, detail: str = "", hidden: bool = False
+    ) -> Decision:
+        """Refuses what an adapter itself refuses, with its final record."""
+        decision = Decision(effect=Effect.DENY, request=request, plan=self._plan, started=time.perf_counter())
+        if detail:
+            decision.facts["detail"] = detail
+        return self._refused(decision, Refusal(code=code, reason=reason, hidden=hidden))
+
+    async def observe(self, request: RequestContext, *, code: str = "ok", detail: str = "", outcome: str = "ok") -> None:
+        """Writes the one final record of a request that runs no component."""
+        facts = {"outcome": outcome, "code": code} | ({"detail": detail} if detail else {})
+        self._pen.observed(request, self._plan.revision, facts)
+
+    # --- after the call -------------------------------------------------------------------------------------------
+
+    async def finish(self, decision: Decision, result: Result, apply: Apply | None = None) -> Outcome:
+        """Judges a finished result and says what of it may leave, then writes the final record.
+
+        `apply` makes the redacted result; what it returns is `Outcome.applied`. If it raises `ResultWithheld`, or
+        anything else goes wrong, nothing of the result leaves.
+        """
+        if decision.closed or not decision.allowed:
+            raise RuntimeError("finish follows an allowed decision, once")
+        try:
+            outcome = await self._finish(decision, result, apply)
+            self._finished(decision, outcome)
+        except AuditUnavailable as error:
+            return Outcome(effect=Effect.DENY, refusal=plain_refusal(error.code))
+        return outcome
+
+    async def _finish(self, decision: Decision, result: Result, apply: Apply | None) -> Outcome:
+        try:
+            outcome = await self._judge_result(decision, result)
+            if outcome.effect is Effect.ALLOW and apply is not None:
+                return Outcome(effect=Effect.ALLOW, redaction=outcome.redaction, applied=apply(outcome.redaction))
+        except (ResultWithheld, StoreUnavailable) as error:
+            return Outcome(effect=Effect.DENY, refusal=plain_refusal(error.code, reason=WITHHELD))
+        except Exception as error:
+            logger.error("a result could not be redacted: %s", type(error).__name__)
+            return Outcome(effect=Effect.DENY, refusal=plain_refusal("redaction_failed", reason=WITHHELD))
+        return outcome
+
+    async def _judge_result(self, decision: Decision, result: Result) -> Outcome:
+        request = decision.request
+        redaction, refusal = await self._edits(decision, self._after(decision), result, "after")
+        if decision.plan.settings.mode == "shadow":
+            if refusal is not None or not redaction.is_empty:
+                decision.facts["shadow_after"] = {"withhold": list(redaction.withhold), "refused": refusal is not None}
+            redaction, refusal = Redaction(), None
+        if refusal is not None:
+            return Outcome(effect=Effect.DENY, refusal=refusal)
+        lent = self._applying(decision.plan, decision.token_checks, request)
+        if lent:
+            more, refusal = await self._edits(decision, lent, _left_of(result, redaction), "caveats_after")
+            if refusal is not None:
+                return Outcome(effect=Effect.DENY, refusal=refusal)
+            redaction = redaction | more
+        return Outcome(effect=Effect.ALLOW, redaction=redaction)
+
+    def _after_enforced(self, decision: Decision) -> bool:
+        return decision.plan.settings.mode != "shadow" and bool(self._after(decision))
+
+    def _after(self, decision: Decision) -> list[Match]:
+        """The operator's after-checks on this call, with those that enforcers added for it."""
+        own = decision.plan.book.lookup(Phase.AFTER, decision.request.component).all
+        if decision.narrowed:
+            own += Rulebook(decision.narrowed).lookup(Phase.AFTER, decision.request.component).all
+        return self._applying(decision.plan, own, decision.request)
+
+    async def _edits(
+        self, decision: Decision, matches: Sequence[Match], result: Result, key: str
+    ) -> tuple[Redaction, Refusal | None]:
+        """The union of what these checks withhold; a question that nobody answers withholds its fields."""
+        if not matches:
+            return Redaction(), None
+        judged = await self._runner.judge(matches, decision.request, result)
+        tally = Tally()
+        for item in judged:
+            tally.add(item.match.check, item.verdict)
+        self._pen.note(decision, tally, None, key)
+        if tally.denied is not None:
+            return Redaction(), refusal_for(*tally.denied, hidden=False)
+        if any(not verdict.edits for _, verdict in tally.asks):
+            return Redaction(), plain_refusal("approval_unavailable")
+        return Redaction.united([edit for _, verdict in tally.hits for edit in verdict.edits]), None
+
+    def _finished(self, decision: Decision, outcome: Outcome) -> None:
+        facts: dict[str, Any] = {"code": "ok"}
+        if outcome.refusal is not None:
+            facts = {"code": outcome.refusal.code}
+        if outcome.redaction.withhold or outcome.redaction.keep:
+            facts["withheld"] = list(outcome.redaction.withhold)
+            facts["kept"] = [list(keep) for keep in outcome.redaction.keep]
+        self._pen.final(decision, "ok" if outcome.effect is Effect.ALLOW else "withheld", **facts)
+
+    async def fail(self, decision: Decision, status: str, detail: str = "") -> None:
+        """Writes the final record of a call that ended without a result: `error`, `cancelled`, `input_required`.
+
+        After a final record it does nothing. A record that cannot be written stays an open intent, which the next
+        start closes as `unknown`.
+        """
+        try:
+            self._pen.final(decision, status, **({"detail": detail} if detail else {}))
+        except AuditUnavailable:
+            logger.error("the end of a call could not be recorded")
+
+    # --- what lists show ------------------------------------------------------------------------------------------
+
+    async def reachable(self, request: RequestContext, *, token: VerifiedToken | None = None) -> bool:
+        """Whether some call by this principal could reach the component; in doubt it is not shown (THREATS M12).
+
+        The predicate of a call, for the enforcers that hide; nothing is charged or recorded.
+        """
+        plan = self._plan
+        if not plan.settings.hide_denied:
+            return True
+        try:
+            holder = await self._hiding(plan, self._caveats.of(token, plan), request) if token is not None else Tally()
+            if plan.settings.mode == "shadow":
+                return holder.denied is None
+            operator = await self._hiding(plan, plan.book, request)
+            return holder.denied is None and operator.denied is None and self._granted(plan, operator)
+        except Exception as error:
+            logger.error("a component is left out of a list: %s", type(error).__name__)
+            return False
+
+    async def _hiding(self, plan: Plan, book: Rulebook, request: RequestContext) -> Tally:
+        matches = book.lookup(Phase.BEFORE, request.component)
+        tally = self._fold(matches, request)
+        if tally.denied is not None and not tally.denied[0].enforcer.hides:
+            tally.denied = None
+        await self._judge(plan, [m for m in matches.free + matches.arguments if m.check.enforcer.hides], request, tally)
+        return tally
+
+    def possible_redaction(self, request: RequestContext, *, token: VerifiedToken | None = None) -> Redaction | None:
+        """What rules and caveats can withhold from this component's results; None where that cannot be told."""
+        plan = self._plan
+        own = () if plan.settings.mode == "shadow" else plan.book.lookup(Phase.AFTER, request.component).all
+        lent = self._caveats.of(token, plan).lookup(Phase.AFTER, request.component).all if token is not None else ()
+        return possible(self._applying(plan, own + lent, request))
+
+    # --- without a framework --------------------------------------------------------------------------------------
+
+    async def enforce_policies(
+        self, macaroon: Any, phase: str, *, tool_name: str, context: RequestContext, result: Any = None
+    ) -> Any:
+        """Judges one phase of a call in any async program, as the original documents it.
+
+        Before (`bf`): returns `macaroon`. After (`af`): returns the result with what may leave, and `macaroon`. The
+        context instance is the request: pass the same one to both. Raises `PolicyViolationError`, or its subclass
+        `ApprovalRequired` with the challenges.
+        """
+        return await agnostic.enforce(self, self._calls, macaroon, Phase(phase), tool_name, context, result)
+
+    def _handle(self, plugin: str) -> Store:
+        handle = self._handles.get(plugin)
+        if handle is None:
+            handle = self._handles[plugin] = Namespaced(self._store, f"plugin/{plugin}")
+        return handle
+
+
+NO_CAVEATS: Final = Rulebook([])
+FOLDED: Final = 4096
+MAX_RETURNED: Final = 64
+NOT_EVALUATED: Final = "The policy could not be evaluated."
+WITHHELD: Final = "The call ran, and its result cannot be shown."
+
+
+def _charges(tally: Tally) -> list[tuple[BoundCheck, Charge]]:
+    return [(check, charge) for check, verdict in tally.hits for charge in verdict.charges]
+
+
+def _amount(check: BoundCheck, charge: Charge) -> Amount:
+    """One line for the store; a token's counters are its own, never the operator's."""
+    owner = ["token", *check.scope] if check.from_token else ["operator"]
+    key = json.dumps(["limit", check.enforcer.name, owner, list(charge.key)], ensure_ascii=True)
+    return Amount(key=key, amount=charge.amount, limit=charge.limit, window=charge.window)
+
+
+def _challenges(asks: Sequence[tuple[BoundCheck, Any]]) -> tuple[Challenge, ...]:
+    """One challenge an approver, with all of its questions."""
+    gathered: dict[str, list[Any]] = {}
+    for check, verdict in asks:
+        gathered.setdefault(check.rule.approver or "mcp", []).append(verdict.question)
+    return tuple(
+        Challenge(id=secrets.token_hex(16), approver=approver, phase=Phase.BEFORE, questions=tuple(questions))
+        for approver, questions in gathered.items()
+    )
+
+
+def _bind_returned(text: str, plan: Plan) -> BoundCheck:
+    """A rule that an enforcer returned. Raises `RuleError` for what is no rule, or grants."""
+    bound = plan.bind(parse_rule(text))
+    if isinstance(bound, RuleProblem):
+        raise RuleError(bound.message)
+    if bound.grants_only:
+        raise RuleError("a returned caveat can only narrow")
+    return bound
+
+
+def _left_of(result: Result, redaction: Redaction) -> Result:
+    """The result as the operator's rules have left it, for the checks of a token."""
+    if redaction.is_empty:
+        return result
+    return Result(
+        lambda: (tuple(redact(document, redaction)[0] for document in result.documents), result.texts),
+        is_error=result.is_error,
+    )
+
+
+def _shadow(effect: Effect, operator: Tally) -> dict[str, Any]:
+    code = operator.denied[1].code if operator.denied is not None else "not_allowed"
+    return {"effect": effect.name.lower(), "code": code if effect is Effect.DENY else "approval_required"}

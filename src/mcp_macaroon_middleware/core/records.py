@@ -1,0 +1,49 @@
+"""Writes a decision's records: the intent, and exactly one final record a request (law L6)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from ..model import RequestContext
+from .audit import AuditLog
+from .decisions import Decision, Tally, hit_facts
+
+
+class Recorder:
+    """The engine's pen. Raises `AuditUnavailable` where a record that must be written cannot be."""
+
+    def __init__(self, audit: AuditLog) -> None:
+        self._audit = audit
+
+    def note(self, decision: Decision, tally: Tally, raw: Mapping[str, Any] | None, key: str = "rules") -> None:
+        """Keeps what was judged, and the arguments' digests, for the records to come."""
+        if tally.hits:
+            decision.facts[key] = decision.facts.get(key, []) + hit_facts(tally.hits)
+        if raw and not decision.request.arguments and "arguments" not in decision.facts:
+            decision.facts["arguments"] = self._audit.digests(raw)
+
+    def intent(self, decision: Decision) -> None:
+        """The write-ahead record: this call is about to run."""
+        self._audit.write({"event": "intent", **self._facts(decision), "decision": "allow"})
+
+    def final(self, decision: Decision, outcome: str, **facts: Any) -> None:
+        """The final record. A second one for the same request is never written."""
+        if decision.closed:
+            return
+        decision.closed = True
+        duration = round((time.perf_counter() - decision.started) * 1000, 3)
+        self._audit.write(
+            {"event": "final", **self._facts(decision), "outcome": outcome, "duration_ms": duration, **facts}
+        )
+
+    def observed(self, request: RequestContext, revision: str, facts: Mapping[str, Any]) -> None:
+        """The final record of a request that runs no component (a list, a notification)."""
+        self._audit.write(
+            {"event": "final", **self._audit.request_facts(request, ()), "revision": revision, **facts}
+        )
+
+    def _facts(self, decision: Decision) -> dict[str, Any]:
+        facts = self._audit.request_facts(decision.request, decision.lineage)
+        return {**facts, "revision": decision.plan.revision, **decision.facts}
