@@ -397,11 +397,17 @@ def parse_selector(value: Any, key: str = "for") -> Selector:
     claims = value.get("claim", {})
     if not isinstance(claims, Mapping) or not all(isinstance(name, str) for name in claims):
         raise RuleError(f"claim under {key} is a mapping: claim: {{department: finance}}")
+    if "claim" in value and not claims:
+        raise RuleError(f"claim under {key} names at least one claim")
+
+    def some(name: str) -> tuple[str, ...]:
+        return _some(value[name], name) if name in value else ()
+
     return Selector(
-        subject=_texts(value.get("subject", ()), "subject"),
-        role=_texts(value.get("role", ()), "role"),
-        client=_texts(value.get("client", ()), "client"),
-        claim=tuple((name, _texts(wanted, name, scalars=True)) for name, wanted in claims.items()),
+        subject=some("subject"),
+        role=some("role"),
+        client=some("client"),
+        claim=tuple((name, _some(wanted, name, scalars=True)) for name, wanted in claims.items()),
     )
 
 
@@ -475,6 +481,14 @@ def _texts(value: Any, key: str, *, scalars: bool = False) -> tuple[str, ...]:
     if any(not text for text in texts):
         raise RuleError(f"{key} is a text or a list of texts")
     return tuple(text for text in texts if text)
+
+
+def _some(value: Any, key: str, *, scalars: bool = False) -> tuple[str, ...]:
+    """At least one text: an empty list would select everybody."""
+    texts = _texts(value, key, scalars=scalars)
+    if not texts:
+        raise RuleError(f"{key} is empty; name at least one")
+    return texts
 
 
 def _long_only(rule: Rule) -> Iterable[bool]:
