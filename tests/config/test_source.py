@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import time
@@ -15,6 +16,40 @@ from hypothesis import strategies as st
 from mcp_macaroon_middleware.config import source as module
 from mcp_macaroon_middleware.config.source import parse_source, read_source, source_of
 from mcp_macaroon_middleware.errors import ConfigError, Diagnostic
+
+AMBIGUOUS = [
+    "no",
+    "No",
+    "NO",
+    "yes",
+    "on",
+    "off",
+    "On",
+    "OFF",
+    "y",
+    "N",
+    "010",
+    "-010",
+    "0x1F",
+    "0b11",
+    "0o17",
+    "1_000",
+    "12:30",
+    "5:00",
+    "1:2:3",
+    "190:20:30.15",
+    "2020-01-01",
+    "2001-12-14t21:59:43.10-05:00",
+    "1e3",
+    "1.",
+    ".5",
+    ".inf",
+    "-.INF",
+    ".nan",
+    "1.5e3",
+    "12345678901234567890",
+    "=",
+]
 
 
 def faults(text: str) -> list[Diagnostic]:
@@ -85,11 +120,7 @@ def test_depth_is_bounded_without_recursion(opening: str, count: int) -> None:
 
 
 @pytest.mark.threat("L05")
-@pytest.mark.parametrize(
-    "value",
-    "no No NO yes on off On OFF y N 010 -010 0x1F 0b11 0o17 1_000 12:30 5:00 1:2:3 190:20:30.15 2020-01-01 "
-    "2001-12-14t21:59:43.10-05:00 1e3 1. .5 .inf -.INF .nan 1.5e3 12345678901234567890 =".split(),
-)
+@pytest.mark.parametrize("value", AMBIGUOUS)
 def test_a_scalar_that_yaml_versions_read_differently_must_be_quoted(value: str) -> None:
     (fault,) = faults(f"a: {value}")
     assert (fault.code, fault.line, fault.column, fault.length) == ("ambiguous_scalar", 1, 4, len(value))
@@ -379,14 +410,7 @@ YAMLISH = st.text(
 @settings(max_examples=400, deadline=2000)
 @given(YAMLISH | st.text(max_size=60))
 def test_L2_no_text_makes_the_reader_raise_anything_but_config_error(text: str) -> None:
-    try:
-        source = parse_source(text, file="p.yaml")
-    except ConfigError as error:
-        assert error.diagnostics
-        found = error.diagnostics
-    else:
-        found = source.problems
-    for fault in found:
+    for fault in faults(text):
         assert fault.line >= 1
         assert fault.column >= 1
         fault.render()
@@ -398,7 +422,5 @@ def test_L2_no_bytes_make_the_reader_raise_anything_but_config_error(tmp_path_fa
     path = tmp_path_factory.getbasetemp() / "any.yaml"
     path.write_bytes(data)
     path.chmod(0o600)
-    try:
+    with contextlib.suppress(ConfigError):
         read_source(path)
-    except ConfigError as error:
-        assert error.diagnostics

@@ -1,0 +1,314 @@
+"""The models of `config:` and `plugins:`, and the faults of a file's settings at their places. It opens nothing."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal, TypeVar, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, ValidationError
+
+from ..errors import Diagnostic, RuleError
+from ..model import Action, Selector
+from ..rules import parse_selector
+from .places import DataPath, Source
+from .references import Reference, resolve_references
+
+TEN_YEARS: Final = 315_360_000
+TOP_KEYS: Final = ("config", "plugins", "policies")
+PLUGIN_KEYS: Final = ("allow", "disable", "require", "files")
+UNRESOLVED: Final = frozenset({"secret_key", "store"})
+WITHOUT_EFFECT: Final = ("approvals", "elicit_expiry", "deny_expiry")
+
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+FilePath = Annotated[str, Field(min_length=1, max_length=4096)]
+Seconds = Annotated[StrictInt, Field(ge=1, le=TEN_YEARS)]
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str | int) else value
+
+
+Texts = Annotated[
+    tuple[Name, ...],
+    BeforeValidator(_listed, json_schema_input_type=str | list[str]),
+]
+ClaimValues = Annotated[
+    tuple[str | StrictInt | StrictBool, ...],
+    BeforeValidator(_listed, json_schema_input_type=str | int | bool | list[str | int | bool]),
+]
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Section(BaseModel):
+    """The base of our own sections: no unknown keys, immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class IdentitySettings(Section):
+    """Who a caller is. A claim named here that a token lacks refuses the request."""
+
+    claim: Name | None = Field(
+        default=None, description="The claim that names the subject; default: the token's subject, else sub."
+    )
+    tenant: Name | None = Field(default=None, description="The claim that names the tenant.")
+    local: Name | None = Field(
+        default="local", description="The subject of stdio and in-memory callers; null refuses them."
+    )
+    anonymous: Name | None = Field(
+        default=None, description="The subject of HTTP callers without a credential; absent: refused."
+    )
+
+
+class RoleSettings(Section):
+    """A role: which principals bear it. All keys given must match, a list means any of its values."""
+
+    subject: Texts = ()
+    client: Texts = ()
+    claim: dict[str, ClaimValues] = {}
+
+
+class ApprovalSettings(Section):
+    """How people are asked."""
+
+    default: Name = Field(default="mcp", description="The approver of rules that name none.")
+    scopes: tuple[Literal["once", "period"], ...] = Field(default=("once", "period"), min_length=1)
+    max_pending: Annotated[StrictInt, Field(ge=1, le=10_000)] = 20
+    timeout: Seconds = Field(default=120, description="Seconds that a question stays open.")
+
+
+class AuditEntry(BaseModel):
+    """One sink of the audit record; the other keys are the sink's own options."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, hide_input_in_errors=True)
+
+    sink: Name
+    required: StrictBool = Field(default=False, description="Refuse calls while this sink cannot record.")
+
+
+class ConfigSettings(Section):
+    """The `config:` section. Secrets stay references here; nothing in its repr is one."""
+
+    secret_key: Reference | None = Field(default=None, description="The signing key; default: ${MACAROON_SECRET_KEY}.")
+    keys: FilePath | None = Field(default=None, description="A directory of keys, made by `mcp-macaroon keys new`.")
+    audience: str = Field(
+        default="",
+        pattern=r"^([A-Za-z0-9][A-Za-z0-9._:/@-]{0,199})?$",
+        description="Names this server in tokens, grants and store keys.",
+    )
+    default: Literal["allow", "deny"] | None = Field(
+        default=None, description="What happens to a component that no rule grants. Absent: allow, with a warning."
+    )
+    methods: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*$")], ...] = Field(
+        default=(), description="Further protocol methods that rules may allow."
+    )
+    mode: Literal["enforce", "shadow"] = Field(
+        default="enforce", description="shadow: rules are recorded, not enforced."
+    )
+    elicit_expiry: Seconds = Field(default=900, description="Seconds that an approval for a period lasts.")
+    deny_expiry: Seconds = Field(default=60, description="Seconds that a decline is remembered.")
+    hide_denied: StrictBool = Field(default=True, description="Answer for a denied component as for an unknown one.")
+    identity: IdentitySettings = IdentitySettings()
+    roles: dict[Name, RoleSettings] = {}
+    store: Reference = Field(
+        default=Reference("text", "memory"), description="memory, or the address of another store."
+    )
+    approvals: ApprovalSettings = ApprovalSettings()
+    audit: tuple[AuditEntry, ...] = Field(default=(AuditEntry(sink="log"),), min_length=1)
+    clear_arguments: Texts = Field(
+        default=(), description="Arguments that the audit record shows instead of their digests."
+    )
+
+    @property
+    def default_action(self) -> Action:
+        """What `default` means; absent it is ALLOW, as the original's documents expect."""
+        return Action.DENY if self.default == "deny" else Action.ALLOW
+
+    def selectors(self) -> dict[str, Selector]:
+        """The roles as selectors. Raises `RuleError` for a role that names nobody."""
+        return {name: _selector(role) for name, role in self.roles.items()}
+
+
+class PluginOptions(Section):
+    """The keys of `plugins:` that are not a plugin's own section."""
+
+    allow: Texts | None = Field(
+        default=None, description="The plugins that may be loaded; absent: every installed one."
+    )
+    disable: Texts = Field(default=(), description="Plugins that are not loaded.")
+    require: Texts = Field(default=(), description='Plugins that must be there: "mcp-macaroon-schedule>=3.0".')
+    files: Texts = Field(default=(), description="Python files that are plugins, relative to this file.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileSettings:
+    """The settings of a file; `sections` names the plugins' own sections, not validated yet."""
+
+    config: ConfigSettings
+    plugins: PluginOptions
+    sections: tuple[str, ...] = ()
+
+
+def read_settings(source: Source) -> tuple[FileSettings, list[Diagnostic]]:
+    """Validates `config:` and `plugins:`. What is wrong is told at its place; defaults stand in for it."""
+    problems = list(_shape(source))
+    config_data, found = resolve_references(source, ("config",), keep=UNRESOLVED)
+    problems += found
+    config = _validated(ConfigSettings, config_data, source, ("config",), problems)
+    plugin_data = source.get(("plugins",))
+    own, sections = _divided(plugin_data if isinstance(plugin_data, Mapping) else {})
+    plugins = _validated(PluginOptions, own, source, ("plugins",), problems)
+    problems += _advice(source, config)
+    return FileSettings(config=config, plugins=plugins, sections=sections), problems
+
+
+def validation_diagnostics(
+    error: ValidationError, model: type[BaseModel], source: Source, path: DataPath
+) -> list[Diagnostic]:
+    """pydantic's faults as diagnostics at the values' places, one a place; they never show a value."""
+    found: dict[tuple[DataPath, bool], Diagnostic] = {}
+    for fault in error.errors(include_url=False, include_input=False):
+        where = _existing(source, path, fault["loc"])
+        unknown = fault["type"] == "extra_forbidden"
+        if (where, unknown) not in found:
+            found[where, unknown] = (
+                _unknown_key(source, where, known_names(model, fault["loc"][:-1]))
+                if unknown
+                else _bad_value(source, where, fault)
+            )
+    inner = {where[:end] for where, _ in found for end in range(len(where))}
+    return [diagnostic for (where, unknown), diagnostic in found.items() if unknown or where not in inner]
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`did you mean 'x'?`, or nothing where no known word is near."""
+    near = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.6)
+    return f"did you mean {near[0]!r}?" if near else ""
+
+
+def known_names(model: type[BaseModel], loc: Sequence[str | int]) -> tuple[str, ...]:
+    """The keys that a model takes at a place inside it."""
+    current: Any = model
+    for part in loc:
+        if _is_model(current) and part in current.model_fields:
+            current = current.model_fields[part].annotation
+        else:
+            current = next((arg for arg in get_args(current) if _is_model(arg)), current)
+    if not _is_model(current):
+        current = next((arg for arg in get_args(current) if _is_model(arg)), None)
+    return tuple(current.model_fields) if current is not None else ()
+
+
+# --- parts ----------------------------------------------------------------------------------------------------------
+
+
+def _shape(source: Source) -> Iterable[Diagnostic]:
+    data = source.data
+    if not isinstance(data, Mapping):
+        yield source.diagnostic("not_a_mapping", f"a policy file is a mapping with the keys {', '.join(TOP_KEYS)}")
+        return
+    for name in data:
+        if name not in TOP_KEYS:
+            yield _unknown_key(source, (name,), TOP_KEYS)
+    for name in ("config", "plugins"):
+        if data.get(name) is not None and not isinstance(data[name], Mapping):
+            yield source.diagnostic("not_a_mapping", f"{name} is a mapping", (name,))
+    if not isinstance(data.get("policies"), list):
+        yield source.diagnostic(
+            "policies_missing",
+            "policies is a list of rules" if data.get("policies") is not None else "there are no policies",
+            ("policies",),
+            key="policies" in data,
+            hint="write  policies: []  for none",
+        )
+
+
+def _divided(data: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    own = {name: value for name, value in data.items() if name in PLUGIN_KEYS}
+    return own, tuple(name for name in data if name not in PLUGIN_KEYS)
+
+
+def _validated(model: type[Model], data: Any, source: Source, path: DataPath, problems: list[Diagnostic]) -> Model:
+    """The section as its model; keys with faults are told and left out, so that the rest can be looked at."""
+    given = dict(data) if isinstance(data, Mapping) else {}
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        problems += validation_diagnostics(error, model, source, path)
+        bad = {fault["loc"][0] for fault in error.errors(include_url=False, include_input=False) if fault["loc"]}
+    return model.model_validate({name: value for name, value in given.items() if name not in bad})
+
+
+def _existing(source: Source, path: DataPath, loc: Sequence[str | int]) -> DataPath:
+    """The place that pydantic means: its own markers between keys are left out."""
+    for part in loc:
+        inside = source.get(path)
+        if (isinstance(inside, Mapping) and part in inside) or (isinstance(inside, list) and isinstance(part, int)):
+            path = (*path, part)
+    return path
+
+
+def _unknown_key(source: Source, path: DataPath, known: Sequence[str]) -> Diagnostic:
+    name = str(path[-1])
+    hint = did_you_mean(name, known) or f"known keys are {', '.join(known)}"
+    return source.diagnostic("unknown_key", f"unknown key {name!r}", path, key=True, hint=hint)
+
+
+def _bad_value(source: Source, path: DataPath, fault: Mapping[str, Any]) -> Diagnostic:
+    value = source.get(path)
+    name = next((part for part in reversed(path) if isinstance(part, str)), "")
+    if fault["type"] == "missing":
+        return source.diagnostic("missing_key", f"{name}: the key {fault['loc'][-1]!r} is missing", path)
+    message = str(fault["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    hint = ""
+    if fault["type"] == "literal_error" and isinstance(value, str):
+        hint = did_you_mean(value, str(fault["ctx"]["expected"]).replace("'", "").replace(" or ", ", ").split(", "))
+    elif fault["type"] == "string_type" and isinstance(value, int | float):
+        hint = "write it in quotes to make it a text"
+    return source.diagnostic("bad_value", f"{name}: {message[:1].lower()}{message[1:]}", path, hint=hint)
+
+
+def _advice(source: Source, config: ConfigSettings) -> Iterable[Diagnostic]:
+    def warn(code: str, message: str, path: DataPath, *, key: bool = False, hint: str = "") -> Diagnostic:
+        return source.diagnostic(code, message, path, key=key, hint=hint, severity="warning")
+
+    if source.get(("config", "default")) is None:
+        yield warn(
+            "default_missing",
+            "without default, a component that no rule names is ALLOWED",
+            ("config",),
+            key=True,
+            hint="write  default: deny  under config, and allow what is needed",
+        )
+    if config.mode == "shadow":
+        yield warn("shadow", "mode: shadow records what rules would refuse and refuses nothing", ("config", "mode"))
+    for name in WITHOUT_EFFECT:
+        if name in config.model_fields_set:
+            yield warn(
+                "no_effect_yet", f"{name} has no effect until approvers can be asked", ("config", name), key=True
+            )
+    for name in config.roles:
+        try:
+            _selector(config.roles[name])
+        except RuleError as error:
+            yield source.diagnostic("role_invalid", f"the role {name!r} {error}", ("config", "roles", name))
+
+
+def _selector(role: RoleSettings) -> Selector:
+    given = {
+        "subject": list(role.subject),
+        "client": list(role.client),
+        "claim": {name: list(values) for name, values in role.claim.items()},
+    }
+    named = {key: value for key, value in given.items() if value}
+    if not named or not all(role.claim.values()):
+        raise RuleError("names nobody: give it claim, subject or client")
+    return parse_selector(named, "role")
+
+
+def _is_model(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, BaseModel)
