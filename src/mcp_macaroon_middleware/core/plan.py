@@ -192,7 +192,10 @@ def compile_plan(
     plugin_settings: Mapping[str, Any],
     revision: str,
 ) -> tuple[Plan, list[RuleProblem]]:
-    """Binds every rule. With any problem of severity `error` the plan must not be used."""
+    """Binds every rule. With any problem of severity `error` the plan must not be used.
+
+    `plugin_settings` are the plugins' validated sections, by the name of the enforcer that they belong to.
+    """
     checks: dict[str, BoundCheck] = {}
     problems: list[RuleProblem] = []
     for rule in rules:
@@ -235,7 +238,7 @@ def bind_rule(
     wrong = enforcer.validate(params, judged, rule.phase) if enforcer.validate is not None else None
     if wrong is not None:
         return RuleProblem(rule=rule, code="bad_params", message=f"{rule.policy}: {wrong}", param_index=0)
-    section = plugin_settings.get(provided.plugin.name)
+    section = plugin_settings.get(enforcer.name)
     return BoundCheck(
         rule=rule,
         enforcer=enforcer,
