@@ -53,7 +53,12 @@ def rules(draw: Any) -> Rule:
 )
 def test_a_formatted_rule_reads_back_as_the_same_rule(rule: Rule) -> None:
     again = parse_rule(format_rule(rule))
-    assert (again.phase, again.target, again.policy, again.action) == (rule.phase, rule.target, rule.policy, rule.action)
+    assert (again.phase, again.target, again.policy, again.action) == (
+        rule.phase,
+        rule.target,
+        rule.policy,
+        rule.action,
+    )
     assert (again.params, again.expires) == (rule.params, rule.expires)
     assert format_rule(again) == again.text == format_rule(rule)
 

@@ -49,8 +49,10 @@ class Diagnostic:
 
     def render(self) -> str:
         """The diagnostic as a person reads it: place, message, the line, a caret, a hint."""
-        head = f"{self.place()}: {self.severity}: {self.message} [{self.code}]" if self.place() else (
-            f"{self.severity}: {self.message} [{self.code}]"
+        head = (
+            f"{self.place()}: {self.severity}: {self.message} [{self.code}]"
+            if self.place()
+            else (f"{self.severity}: {self.message} [{self.code}]")
         )
         lines = [head]
         if self.source_line and self.column:
@@ -78,7 +80,9 @@ class RuleError(MacaroonError):
 
     code = "rule_invalid"
 
-    def __init__(self, message: str, *, offset: int = 0, length: int = 1, hint: str = "", code: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, offset: int = 0, length: int = 1, hint: str = "", code: str | None = None
+    ) -> None:
         super().__init__(message, code=code)
         self.offset = offset
         self.length = length

@@ -165,7 +165,18 @@ class RequestContext:
     The `repr` names the request, principal and component, and never shows arguments, claims or extras (law L7).
     """
 
-    __slots__ = ("arguments", "at", "claims", "client", "client_address", "component", "extras", "id", "nested", "principal")
+    __slots__ = (
+        "arguments",
+        "at",
+        "claims",
+        "client",
+        "client_address",
+        "component",
+        "extras",
+        "id",
+        "nested",
+        "principal",
+    )
 
     id: str
     principal: Principal
@@ -257,7 +268,9 @@ class Result:
 
     __slots__ = ("_build", "_built", "is_error")
 
-    def __init__(self, build: Callable[[], tuple[tuple[JSON, ...], tuple[str, ...]]], *, is_error: bool = False) -> None:
+    def __init__(
+        self, build: Callable[[], tuple[tuple[JSON, ...], tuple[str, ...]]], *, is_error: bool = False
+    ) -> None:
         self._build = build
         self._built: tuple[tuple[JSON, ...], tuple[str, ...]] | None = None
         self.is_error = is_error
@@ -433,7 +446,12 @@ class Verdict:
 
     @classmethod
     def allow(
-        cls, *, edits: Sequence[Edit] = (), charges: Sequence[Charge] = (), caveats: Sequence[str] = (), detail: str = ""
+        cls,
+        *,
+        edits: Sequence[Edit] = (),
+        charges: Sequence[Charge] = (),
+        caveats: Sequence[str] = (),
+        detail: str = "",
     ) -> Verdict:
         """The check passes; after the call it may still withhold parts of the result by `edits`."""
         if not (edits or charges or caveats or detail):

@@ -1,4 +1,4 @@
-"""The documented use without a framework: one call of `enforce_policies` before, one after. It judges nothing itself."""
+"""The documented use without a framework: `enforce_policies` before and after a call. It judges nothing itself."""
 
 from __future__ import annotations
 
@@ -102,4 +102,3 @@ def _violation(refusal: Refusal) -> PolicyViolationError:
     return PolicyViolationError(
         refusal.reason, code=refusal.code, policy=refusal.policy, retry_after=refusal.retry_after
     )
-

@@ -10,7 +10,7 @@ from ..model import Action, Phase, Rule, Target, Verdict
 from ..plugin.contract import Check, EnforcerType, NoParams, RuleView
 from ..rules import parse_rule
 from ..tokens import VerifiedToken
-from .plan import BoundCheck, Plan, RuleProblem, Rulebook
+from .plan import BoundCheck, Plan, Rulebook, RuleProblem
 
 CACHED: Final = 1024
 
@@ -73,5 +73,3 @@ def _prohibition(text: str, why: str) -> BoundCheck:
         judged=Action.DENY,
         from_token=True,
     )
-
-

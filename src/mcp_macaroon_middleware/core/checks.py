@@ -13,7 +13,6 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, Final
 
 from ..errors import StoreUnavailable
@@ -27,14 +26,6 @@ _OWN: Final = (StoreUnavailable,)
 SLOW: Final = 0.05
 THREADS: Final = 8
 WAITING: Final = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """A match with its verdict."""
-
-    match: Match
-    verdict: Verdict
 
 
 class Runner:
@@ -63,7 +54,7 @@ class Runner:
 
     async def judge(
         self, matches: Sequence[Match], request: RequestContext, result: Result | None = None
-    ) -> list[Judged]:
+    ) -> list[Verdict]:
         """One verdict a match, in their order. Inline checks run here; the others share one deadline."""
         judged: list[Verdict | None] = [None] * len(matches)
         later: list[tuple[int, BoundCheck, Awaitable[Any]]] = []
@@ -77,9 +68,7 @@ class Runner:
             started = time.perf_counter()
             answer = _call(bound, check)
             self._report_slow(bound, time.perf_counter() - started)
-            if isinstance(answer, Verdict):
-                judged[number] = answer
-            elif inspect.isawaitable(answer):
+            if not isinstance(answer, Verdict) and inspect.isawaitable(answer):
                 later.append((number, bound, answer))
             else:
                 judged[number] = _checked(bound, answer)
@@ -87,7 +76,7 @@ class Runner:
             for number, verdict in await self._wait(later, blocking):
                 judged[number] = verdict
         return [
-            Judged(match, verdict if verdict is not None else _timeout(match.check))
+            verdict if verdict is not None else _timeout(match.check)
             for match, verdict in zip(matches, judged, strict=True)
         ]
 
@@ -107,7 +96,9 @@ class Runner:
         if seconds > SLOW and bound.enforcer.name not in self._reported:
             self._reported.add(bound.enforcer.name)
             logger.warning(
-                "enforcer %s held the event loop for %.0f ms; declare blocking=True", bound.enforcer.name, seconds * 1000
+                "enforcer %s held the event loop for %.0f ms; declare blocking=True",
+                bound.enforcer.name,
+                seconds * 1000,
             )
 
     async def _wait(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from ..model import Challenge, Effect, Redaction, Refusal, RequestContext, Verdict
+from ..model import Challenge, Charge, Edit, Effect, Redaction, Refusal, RequestContext, Verdict
 from .plan import BoundCheck, Match, Plan
 
 REASONS: Final[dict[str, str]] = {
@@ -19,6 +18,17 @@ REASONS: Final[dict[str, str]] = {
     "approval_unavailable": "This needs a person's approval, and nobody can be asked here.",
     "enforcer_contract": "The policy could not be evaluated.",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class After:
+    """The after-checks on one call: those that are settled already, and those that must see the result."""
+
+    settled: Tally | None = None
+    open: tuple[tuple[Match, bool], ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.open) or self.settled is not None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -36,7 +46,8 @@ class Decision:
     refusal: Refusal | None = None
     challenges: tuple[Challenge, ...] = ()
     after: bool = False
-    token_checks: tuple[Match, ...] = ()
+    own_after: After = field(default_factory=lambda: After())
+    lent_after: After = field(default_factory=lambda: After())
     narrowed: tuple[BoundCheck, ...] = ()
     lineage: tuple[str, ...] = ()
     started: float = 0.0
@@ -55,6 +66,9 @@ class Decision:
         return self.plan.revision
 
 
+NOTHING: Final = Redaction()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """The engine's answer after a call: what of the result may leave.
@@ -63,30 +77,55 @@ class Outcome:
     """
 
     effect: Effect
-    redaction: Redaction = Redaction()
+    redaction: Redaction = NOTHING
     refusal: Refusal | None = None
     applied: Any = None
 
 
 @dataclass(slots=True)
 class Tally:
-    """Collects verdicts as they come and says what they come to: deny beats ask beats allow (law L1)."""
+    """Collects verdicts as they come and says what they come to: deny beats ask beats allow (law L1).
+
+    `facts` are what the records say of the verdicts; `granted` counts under `default: deny`.
+    """
 
     denied: tuple[BoundCheck, Verdict] | None = None
     asks: list[tuple[BoundCheck, Verdict]] = field(default_factory=list)
-    hits: list[tuple[BoundCheck, Verdict]] = field(default_factory=list)
+    charges: list[tuple[BoundCheck, Charge]] = field(default_factory=list)
+    edits: list[Edit] = field(default_factory=list)
+    caveats: list[str] = field(default_factory=list)
+    facts: list[dict[str, Any]] = field(default_factory=list)
     granted: bool = False
 
-    def add(self, check: BoundCheck, verdict: Verdict, *, restricts: bool = True) -> None:
-        """Counts one verdict; a rule that only grants never refuses."""
-        self.hits.append((check, verdict))
-        if not restricts:
+    def add(self, match: Match, verdict: Verdict, *, sure: bool) -> None:
+        """Counts one verdict. A rule that only grants never refuses; one grants only if it surely applies."""
+        check = match.check
+        effect = verdict.effect
+        self.facts.append(_fact(check, verdict))
+        if check.may_grant and match.exposed and sure and effect is not Effect.DENY:
+            self.granted = True
+        if check.grants_only:
             return
-        if verdict.effect is Effect.DENY:
+        if effect is Effect.DENY:
             if self.denied is None or (check.enforcer.hides and not self.denied[0].enforcer.hides):
                 self.denied = (check, verdict)
-        elif verdict.effect is Effect.ASK:
+        elif effect is Effect.ASK:
             self.asks.append((check, verdict))
+        self.edits.extend(verdict.edits)
+        self.caveats.extend(verdict.caveats)
+        self.charges.extend((check, charge) for charge in verdict.charges)
+
+    def copy(self) -> Tally:
+        """A tally that may be added to without changing this one."""
+        return Tally(
+            self.denied,
+            self.asks.copy(),
+            self.charges.copy(),
+            self.edits.copy(),
+            self.caveats.copy(),
+            self.facts.copy(),
+            self.granted,
+        )
 
     @property
     def effect(self) -> Effect:
@@ -94,6 +133,21 @@ class Tally:
         if self.denied is not None:
             return Effect.DENY
         return Effect.ASK if self.asks else Effect.ALLOW
+
+
+def _fact(check: BoundCheck, verdict: Verdict) -> dict[str, Any]:
+    """One verdict as a record writes it."""
+    fact: dict[str, Any] = {"rule": check.view.text, "effect": EFFECTS[verdict.effect]}
+    if verdict.code:
+        fact["code"] = verdict.code
+    if verdict.detail:
+        fact["detail"] = verdict.detail
+    if check.from_token:
+        fact["token"] = True
+    return fact
+
+
+EFFECTS: Final = {effect: effect.name.lower() for effect in Effect}
 
 
 def refusal_for(check: BoundCheck, verdict: Verdict, *, hidden: bool) -> Refusal:
@@ -112,18 +166,3 @@ def refusal_for(check: BoundCheck, verdict: Verdict, *, hidden: bool) -> Refusal
 def plain_refusal(code: str, *, hidden: bool = False, reason: str = "") -> Refusal:
     """A refusal by the engine itself."""
     return Refusal(code=code, reason=reason or REASONS.get(code, "Access is not allowed."), hidden=hidden)
-
-
-def hit_facts(hits: Sequence[tuple[BoundCheck, Verdict]]) -> list[dict[str, Any]]:
-    """The rules that spoke, as a record writes them; a plain pass is its digest alone."""
-    facts: list[dict[str, Any]] = []
-    for check, verdict in hits:
-        fact: dict[str, Any] = {"rule": check.view.text, "effect": verdict.effect.name.lower()}
-        if verdict.code:
-            fact["code"] = verdict.code
-        if verdict.detail:
-            fact["detail"] = verdict.detail
-        if check.from_token:
-            fact["token"] = True
-        facts.append(fact)
-    return facts

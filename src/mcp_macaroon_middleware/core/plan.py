@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, Final, get_args, get_origin
 
 from pydantic import ValidationError
 
-from ..model import Action, Component, Edit, Phase, Redaction, Rule, Selector
+from ..model import Action, Component, Edit, Phase, Redaction, Rule, Selector, Verdict
 from ..plugin.contract import EnforcerType, Params, RuleView
 from ..rules import target_matches
 from .index import TargetIndex
 
 if TYPE_CHECKING:
     from ..host.registry import Registry
+    from .decisions import Tally
 
 MEMO: Final = 4096
 APPROVERS: Final[frozenset[str]] = frozenset({"mcp"})
@@ -78,10 +79,14 @@ class BoundCheck:
         return self.enforcer.grants and self.rule.action is not Action.DENY and not self.from_token
 
     @property
-    def folds(self) -> bool:
-        """Whether the verdict is the same for every request on one component."""
-        rule = self.rule
-        return self.enforcer.constant and rule.for_ is None and rule.except_ is None and rule.expires is None
+    def constant(self) -> bool:
+        """Whether the verdict is the same for every request on one component; a question depends on the result."""
+        return self.enforcer.constant and not (self.rule.phase is Phase.AFTER and self.rule.action is Action.ELICIT)
+
+    @property
+    def conditional(self) -> bool:
+        """Whether it depends on the principal or the time that the rule applies at all."""
+        return self.rule.for_ is not None or self.rule.except_ is not None or self.rule.expires is not None
 
     def edits(self) -> Sequence[Edit] | None:
         """Everything the check can ever withhold; None where it cannot tell."""
@@ -90,21 +95,34 @@ class BoundCheck:
         return self.enforcer.may_withhold(self.params, self.judged)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Match:
-    """A rule that speaks of a component; `exposed` says whether it does so by the public name."""
+    """A rule that speaks of a component; `exposed` says whether it does so by the public name.
+
+    `verdict` keeps a constant check's verdict, once it was judged.
+    """
 
     check: BoundCheck
     exposed: bool
+    verdict: Verdict | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Matches:
-    """The rules that speak of one component in one phase, by when they can be judged."""
+    """The rules that speak of one component in one phase, by when they can be judged.
+
+    `folded` are constant and unconditional; `summary` keeps what they come to, once they were judged.
+    """
 
     folded: tuple[Match, ...] = ()
     free: tuple[Match, ...] = ()
     arguments: tuple[Match, ...] = ()
+    summary: Tally | None = None
+
+    @property
+    def open(self) -> tuple[Match, ...]:
+        """The matches that must be judged anew for every request."""
+        return self.free + self.arguments
 
     @property
     def all(self) -> tuple[Match, ...]:
@@ -144,10 +162,14 @@ class Rulebook:
         ]
         matches = [match for match in matches if match.exposed or not match.check.grants_only]
         return Matches(
-            folded=tuple(m for m in matches if m.check.folds),
-            free=tuple(m for m in matches if not m.check.folds and not m.check.enforcer.reads_arguments),
-            arguments=tuple(m for m in matches if not m.check.folds and m.check.enforcer.reads_arguments),
+            folded=tuple(m for m in matches if _folds(m.check)),
+            free=tuple(m for m in matches if not _folds(m.check) and not m.check.enforcer.reads_arguments),
+            arguments=tuple(m for m in matches if not _folds(m.check) and m.check.enforcer.reads_arguments),
         )
+
+
+def _folds(check: BoundCheck) -> bool:
+    return check.constant and not check.conditional
 
 
 NO_MATCHES: Final = Matches()
@@ -311,7 +333,9 @@ def _misuse(rule: Rule, enforcer: EnforcerType, settings: PlanSettings, *, from_
     if from_token and not enforcer.attenuates:
         return problem("not_for_tokens", f"{rule.policy} may not stand in a token")
     if from_token and rule.action in enforcer.idle:
-        return problem("cannot_refuse", f"{rule.policy}:{rule.action.value} refuses nothing; it may not stand in a token")
+        return problem(
+            "cannot_refuse", f"{rule.policy}:{rule.action.value} refuses nothing; it may not stand in a token"
+        )
     if rule.phase is Phase.AFTER and rule.action is Action.ELICIT and enforcer.may_withhold is None:
         return problem("asks_after", f"{rule.policy} would refuse a finished call; only fields can be asked for then")
     if rule.approver is not None and rule.approver not in APPROVERS:

@@ -15,7 +15,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 from ..errors import ArgumentsInvalid, AuditUnavailable, ResultWithheld, RuleError, StoreUnavailable
@@ -38,11 +38,11 @@ from ..tokens import VerifiedToken
 from . import agnostic
 from .audit import AuditLog
 from .caveats import CaveatBooks
-from .checks import Judged, Runner
+from .checks import Runner
 from .clock import SystemClock
-from .decisions import Decision, Outcome, Tally, plain_refusal, refusal_for
-from .plan import BoundCheck, Match, Matches, Plan, RuleProblem, Rulebook, possible, still_holds
-from .principals import applies
+from .decisions import After, Decision, Outcome, Tally, plain_refusal, refusal_for
+from .judging import Judge
+from .plan import BoundCheck, Match, Matches, Plan, Rulebook, RuleProblem, possible
 from .records import Recorder
 
 __all__ = ["Decision", "Outcome", "PolicyEngine", "RequestContext"]
@@ -64,8 +64,8 @@ class PolicyEngine:
         self._pen = Recorder(audit)
         self._handles: dict[str, Store] = {}
         self._runner = Runner(self._clock, self._handle)
+        self._judge = Judge(self._runner, self._clock)
         self._caveats = CaveatBooks()
-        self._folded: dict[int, tuple[Matches, Tally]] = {}
         self._calls = agnostic.OpenCalls()
 
     def __repr__(self) -> str:
@@ -88,7 +88,7 @@ class PolicyEngine:
 
     def adopt(self, plan: Plan) -> None:
         """Requests that begin from now on are decided under `plan`."""
-        self._plan, self._caveats, self._folded = plan, CaveatBooks(), {}
+        self._plan, self._caveats = plan, CaveatBooks()
 
     def close(self) -> None:
         """Lets go of worker threads."""
@@ -132,86 +132,73 @@ class PolicyEngine:
             return self._refused(decision, plain_refusal(error.code))
 
     async def _decide(
-        self, decision: Decision, token: VerifiedToken | None, arguments: Arguments | None, raw: Mapping[str, Any] | None
+        self,
+        decision: Decision,
+        token: VerifiedToken | None,
+        arguments: Arguments | None,
+        raw: Mapping[str, Any] | None,
     ) -> Decision:
         plan, request = decision.plan, decision.request
-        if token is not None and token.expires is not None and request.at >= token.expires:
+        if token is not None and token.expires is not None and self._clock.now() >= token.expires:
             return self._refused(decision, plain_refusal("token_expired"))
         book = self._caveats.of(token, plan) if token is not None else NO_CAVEATS
-        component = request.component
-        own, lent = plan.book.lookup(Phase.BEFORE, component), book.lookup(Phase.BEFORE, component)
-        operator, holder = self._fold(own, request), self._fold(lent, request)
-        await self._judge(plan, own.free, request, operator)
-        await self._judge(plan, lent.free, request, holder)
-        if self._verdict(decision, operator, holder, settled=False) is Effect.DENY:
-            return self._refuse(decision, operator, holder, raw)
-        await self._judge(plan, lent.arguments, await self._coerced(decision, arguments, lent.arguments), holder)
-        await self._judge(plan, own.arguments, await self._coerced(decision, arguments, own.arguments), operator)
-        await self._narrow(decision, operator, arguments)
-        decision.token_checks = book.lookup(Phase.AFTER, component).all
-        decision.after = bool(self._after_enforced(decision) or self._applying(plan, decision.token_checks, request))
-        if self._verdict(decision, operator, holder, settled=True) is not Effect.ALLOW:
-            return self._refuse(decision, operator, holder, raw)
-        refusal = await self._charge(decision, operator, holder)
+        own = plan.book.lookup(Phase.BEFORE, request.component)
+        lent = book.lookup(Phase.BEFORE, request.component)
+        operator = await self._begin(plan, own, request)
+        holder = await self._begin(plan, lent, request)
+        if self._verdict(decision, operator, holder) is not Effect.DENY:
+            for matches, tally in ((own, operator), (lent, holder)):
+                await self._look(decision, matches.arguments, tally, arguments)
+            await self._narrow(decision, operator, arguments)
+        effect = self._verdict(decision, operator, holder)
         self._pen.note(decision, operator, raw)
         self._pen.note(decision, holder, raw, "caveats")
+        if effect is not Effect.ALLOW:
+            return self._refuse(decision, operator, holder)
+        self._after(decision, book)
+        refusal = await self._charge(decision, operator, holder)
         if refusal is not None:
             return self._refused(decision, refusal)
         self._pen.intent(decision)
         decision.effect = Effect.ALLOW
         return decision
 
-    def _fold(self, matches: Matches, request: RequestContext) -> Tally:
-        """A copy of what the checks that depend on the component alone come to; judged once a component and plan."""
-        if not matches.folded:
-            return Tally()
-        known = self._folded.get(id(matches))
-        if known is None or known[0] is not matches:
-            tally = Tally()
-            for match in matches.folded:
-                self._count(tally, match, self._runner.judge_now(match, request), selected=True)
-            if len(self._folded) >= FOLDED:
-                self._folded.clear()
-            known = self._folded[id(matches)] = (matches, tally)
-        tally = known[1]
-        return Tally(denied=tally.denied, asks=list(tally.asks), hits=list(tally.hits), granted=tally.granted)
+    async def _begin(self, plan: Plan, matches: Matches, request: RequestContext) -> Tally:
+        """What the checks that need no arguments come to."""
+        tally = self._judge.summary(matches, request).copy()
+        if matches.free:
+            await self._judge.judge(self._judge.applying(plan, matches.free, request), request, tally)
+        return tally
 
-    async def _judge(self, plan: Plan, matches: Sequence[Match], request: RequestContext, tally: Tally) -> None:
-        selected = self._applying(plan, matches, request)
-        if not selected:
+    async def _look(
+        self, decision: Decision, matches: Sequence[Match], tally: Tally, arguments: Arguments | None
+    ) -> None:
+        """Judges checks that look at arguments; these are asked for once, and only if such a check applies."""
+        applying = self._judge.applying(decision.plan, matches, decision.request)
+        if not applying:
             return
-        roles = plan.settings.roles
-        for judged in await self._runner.judge(selected, request):
-            sure = applies(judged.match.check.rule, request, roles) is True
-            self._count(tally, judged.match, judged.verdict, selected=sure)
+        if arguments is not None and not decision.coerced:
+            decision.request = decision.request.replace(arguments=await arguments())
+            decision.coerced = True
+        await self._judge.judge(applying, decision.request, tally)
 
-    def _count(self, tally: Tally, match: Match, verdict: Any, *, selected: bool) -> None:
-        check = match.check
-        tally.add(check, verdict, restricts=not check.grants_only)
-        if check.may_grant and match.exposed and selected and verdict.effect is not Effect.DENY:
-            tally.granted = True
+    async def _narrow(self, decision: Decision, tally: Tally, arguments: Arguments | None) -> None:
+        """Binds the rules that enforcers returned and judges those that speak of this call; they can only narrow."""
+        read = 0
+        while read < len(tally.caveats):
+            if len(tally.caveats) > MAX_RETURNED:
+                raise RuleError("enforcers returned too many caveats")
+            fresh = [_bind_returned(text, decision.plan) for text in tally.caveats[read:]]
+            read = len(tally.caveats)
+            decision.narrowed += tuple(fresh)
+            matches = Rulebook(fresh).lookup(Phase.BEFORE, decision.request.component)
+            await self._look(decision, matches.folded + matches.open, tally, arguments)
 
-    def _applying(self, plan: Plan, matches: Iterable[Match], request: RequestContext) -> list[Match]:
-        """The matches whose rules have not ended and speak of this principal; a doubt counts against the caller."""
-        roles = plan.settings.roles
-        chosen: list[Match] = []
-        for match in matches:
-            rule = match.check.rule
-            if rule.expires is None and rule.for_ is None and rule.except_ is None:
-                chosen.append(match)
-            elif still_holds(rule, self._clock.now()):
-                spoken = applies(rule, request, roles)
-                if spoken or (spoken is None and not match.check.grants_only):
-                    chosen.append(match)
-        return chosen
-
-    def _verdict(self, decision: Decision, operator: Tally, holder: Tally, *, settled: bool) -> Effect:
+    def _verdict(self, decision: Decision, operator: Tally, holder: Tally) -> Effect:
         """The minimum of everything judged so far; in shadow mode the operator's rules are noted, not enforced."""
-        effect = operator.effect
-        if not self._granted(decision.plan, operator):
-            effect = Effect.DENY
+        effect = operator.effect if self._granted(decision.plan, operator) else Effect.DENY
         if decision.plan.settings.mode == "shadow":
-            if settled and effect is not Effect.ALLOW:
+            if effect is not Effect.ALLOW:
                 decision.facts["shadow"] = _shadow(effect, operator)
             effect = Effect.ALLOW
         return min(effect, holder.effect)
@@ -220,33 +207,19 @@ class PolicyEngine:
     def _granted(plan: Plan, operator: Tally) -> bool:
         return operator.granted or plan.settings.default is Action.ALLOW
 
-    async def _coerced(
-        self, decision: Decision, arguments: Arguments | None, matches: Sequence[Match]
-    ) -> RequestContext:
-        """The request with the component's own argument values, which are asked for once and only if a rule looks."""
-        if matches and arguments is not None and not decision.coerced:
-            decision.request = decision.request.replace(arguments=await arguments())
-            decision.coerced = True
-        return decision.request
-
-    async def _narrow(self, decision: Decision, tally: Tally, arguments: Arguments | None) -> None:
-        """Binds the rules that enforcers returned and judges those that speak of this call; they can only narrow."""
-        plan, judged = decision.plan, 0
-        while judged < len(tally.hits):
-            if len(decision.narrowed) > MAX_RETURNED:
-                raise RuleError("enforcers returned too many caveats")
-            fresh = [_bind_returned(text, plan) for _, verdict in tally.hits[judged:] for text in verdict.caveats]
-            judged = len(tally.hits)
-            decision.narrowed += tuple(fresh)
-            matches = Rulebook(fresh).lookup(Phase.BEFORE, decision.request.component).all if fresh else ()
-            if matches:
-                await self._judge(plan, matches, await self._coerced(decision, arguments, matches), tally)
+    def _after(self, decision: Decision, book: Rulebook) -> None:
+        """Finds the after-checks now, so that the adapter knows whether to hold the doors."""
+        plan, request = decision.plan, decision.request
+        decision.own_after = self._judge.after(plan, plan.book.lookup(Phase.AFTER, request.component), request)
+        decision.lent_after = self._judge.after(plan, book.lookup(Phase.AFTER, request.component), request)
+        shadow = plan.settings.mode == "shadow"
+        decision.after = bool(decision.lent_after) or (not shadow and bool(decision.own_after or decision.narrowed))
 
     # --- limits ---------------------------------------------------------------------------------------------------
 
     async def _charge(self, decision: Decision, operator: Tally, holder: Tally) -> Refusal | None:
-        """Charges every limit or none, in one trip. In shadow mode the operator's limits are charged and not enforced."""
-        own, lent = _charges(operator), _charges(holder)
+        """Charges every limit or none, in one trip. In shadow mode the operator's are charged and not enforced."""
+        own, lent = operator.charges, holder.charges
         if decision.plan.settings.mode == "shadow" and own:
             refusal = await self._add(decision, own)
             if refusal is not None:
@@ -275,10 +248,8 @@ class PolicyEngine:
 
     # --- refusals -------------------------------------------------------------------------------------------------
 
-    def _refuse(self, decision: Decision, operator: Tally, holder: Tally, raw: Mapping[str, Any] | None) -> Decision:
-        """Says why: a hiding refusal first, then the operator's, then the token's; a question nobody can answer last."""
-        self._pen.note(decision, operator, raw)
-        self._pen.note(decision, holder, raw, "caveats")
+    def _refuse(self, decision: Decision, operator: Tally, holder: Tally) -> Decision:
+        """Says why: a hiding refusal first, the operator's, the token's; a question that nobody can answer last."""
         settings = decision.plan.settings
         tallies = (holder,) if settings.mode == "shadow" else (operator, holder)
         denials = [tally.denied for tally in tallies if tally.denied is not None]
@@ -314,7 +285,9 @@ class PolicyEngine:
             decision.facts["detail"] = detail
         return self._refused(decision, Refusal(code=code, reason=reason, hidden=hidden))
 
-    async def observe(self, request: RequestContext, *, code: str = "ok", detail: str = "", outcome: str = "ok") -> None:
+    async def observe(
+        self, request: RequestContext, *, code: str = "ok", detail: str = "", outcome: str = "ok"
+    ) -> None:
         """Writes the one final record of a request that runs no component."""
         facts = {"outcome": outcome, "code": code} | ({"detail": detail} if detail else {})
         self._pen.observed(request, self._plan.revision, facts)
@@ -349,48 +322,39 @@ class PolicyEngine:
         return outcome
 
     async def _judge_result(self, decision: Decision, result: Result) -> Outcome:
-        request = decision.request
-        redaction, refusal = await self._edits(decision, self._after(decision), result, "after")
+        own = decision.own_after
+        if decision.narrowed:
+            more = Rulebook(decision.narrowed).lookup(Phase.AFTER, decision.request.component)
+            applying = self._judge.applying(decision.plan, more.folded + more.open, decision.request)
+            own = After(own.settled, own.open + tuple(applying))
+        redaction, refusal = await self._edits(decision, own, result, "after")
         if decision.plan.settings.mode == "shadow":
             if refusal is not None or not redaction.is_empty:
                 decision.facts["shadow_after"] = {"withhold": list(redaction.withhold), "refused": refusal is not None}
             redaction, refusal = Redaction(), None
+        if refusal is None and decision.lent_after:
+            left = _left_of(result, redaction)
+            more_withheld, refusal = await self._edits(decision, decision.lent_after, left, "caveats_after")
+            redaction = redaction | more_withheld
         if refusal is not None:
             return Outcome(effect=Effect.DENY, refusal=refusal)
-        lent = self._applying(decision.plan, decision.token_checks, request)
-        if lent:
-            more, refusal = await self._edits(decision, lent, _left_of(result, redaction), "caveats_after")
-            if refusal is not None:
-                return Outcome(effect=Effect.DENY, refusal=refusal)
-            redaction = redaction | more
         return Outcome(effect=Effect.ALLOW, redaction=redaction)
 
-    def _after_enforced(self, decision: Decision) -> bool:
-        return decision.plan.settings.mode != "shadow" and bool(self._after(decision))
-
-    def _after(self, decision: Decision) -> list[Match]:
-        """The operator's after-checks on this call, with those that enforcers added for it."""
-        own = decision.plan.book.lookup(Phase.AFTER, decision.request.component).all
-        if decision.narrowed:
-            own += Rulebook(decision.narrowed).lookup(Phase.AFTER, decision.request.component).all
-        return self._applying(decision.plan, own, decision.request)
-
     async def _edits(
-        self, decision: Decision, matches: Sequence[Match], result: Result, key: str
+        self, decision: Decision, after: After, result: Result, key: str
     ) -> tuple[Redaction, Refusal | None]:
         """The union of what these checks withhold; a question that nobody answers withholds its fields."""
-        if not matches:
+        if not after:
             return Redaction(), None
-        judged = await self._runner.judge(matches, decision.request, result)
-        tally = Tally()
-        for item in judged:
-            tally.add(item.match.check, item.verdict)
+        tally = after.settled.copy() if after.settled is not None else Tally()
+        if after.open:
+            await self._judge.judge(after.open, decision.request, tally, result)
         self._pen.note(decision, tally, None, key)
         if tally.denied is not None:
             return Redaction(), refusal_for(*tally.denied, hidden=False)
         if any(not verdict.edits for _, verdict in tally.asks):
             return Redaction(), plain_refusal("approval_unavailable")
-        return Redaction.united([edit for _, verdict in tally.hits for edit in verdict.edits]), None
+        return Redaction.united(tally.edits), None
 
     def _finished(self, decision: Decision, outcome: Outcome) -> None:
         facts: dict[str, Any] = {"code": "ok"}
@@ -433,11 +397,13 @@ class PolicyEngine:
             return False
 
     async def _hiding(self, plan: Plan, book: Rulebook, request: RequestContext) -> Tally:
+        """What the enforcers that hide come to; a constant refusal by any other does not hide."""
         matches = book.lookup(Phase.BEFORE, request.component)
-        tally = self._fold(matches, request)
+        tally = self._judge.summary(matches, request).copy()
         if tally.denied is not None and not tally.denied[0].enforcer.hides:
             tally.denied = None
-        await self._judge(plan, [m for m in matches.free + matches.arguments if m.check.enforcer.hides], request, tally)
+        hiding = [match for match in matches.open if match.check.enforcer.hides]
+        await self._judge.judge(self._judge.applying(plan, hiding, request), request, tally)
         return tally
 
     def possible_redaction(self, request: RequestContext, *, token: VerifiedToken | None = None) -> Redaction | None:
@@ -445,7 +411,7 @@ class PolicyEngine:
         plan = self._plan
         own = () if plan.settings.mode == "shadow" else plan.book.lookup(Phase.AFTER, request.component).all
         lent = self._caveats.of(token, plan).lookup(Phase.AFTER, request.component).all if token is not None else ()
-        return possible(self._applying(plan, own + lent, request))
+        return possible([match for match, _ in self._judge.applying(plan, own + lent, request)])
 
     # --- without a framework --------------------------------------------------------------------------------------
 
@@ -468,14 +434,9 @@ class PolicyEngine:
 
 
 NO_CAVEATS: Final = Rulebook([])
-FOLDED: Final = 4096
 MAX_RETURNED: Final = 64
 NOT_EVALUATED: Final = "The policy could not be evaluated."
 WITHHELD: Final = "The call ran, and its result cannot be shown."
-
-
-def _charges(tally: Tally) -> list[tuple[BoundCheck, Charge]]:
-    return [(check, charge) for check, verdict in tally.hits for charge in verdict.charges]
 
 
 def _amount(check: BoundCheck, charge: Charge) -> Amount:

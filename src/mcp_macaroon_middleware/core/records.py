@@ -8,7 +8,7 @@ from typing import Any
 
 from ..model import RequestContext
 from .audit import AuditLog
-from .decisions import Decision, Tally, hit_facts
+from .decisions import Decision, Tally
 
 
 class Recorder:
@@ -19,8 +19,8 @@ class Recorder:
 
     def note(self, decision: Decision, tally: Tally, raw: Mapping[str, Any] | None, key: str = "rules") -> None:
         """Keeps what was judged, and the arguments' digests, for the records to come."""
-        if tally.hits:
-            decision.facts[key] = decision.facts.get(key, []) + hit_facts(tally.hits)
+        if tally.facts:
+            decision.facts[key] = tally.facts
         if raw and not decision.request.arguments and "arguments" not in decision.facts:
             decision.facts["arguments"] = self._audit.digests(raw)
 
@@ -40,9 +40,7 @@ class Recorder:
 
     def observed(self, request: RequestContext, revision: str, facts: Mapping[str, Any]) -> None:
         """The final record of a request that runs no component (a list, a notification)."""
-        self._audit.write(
-            {"event": "final", **self._audit.request_facts(request, ()), "revision": revision, **facts}
-        )
+        self._audit.write({"event": "final", **self._audit.request_facts(request, ()), "revision": revision, **facts})
 
     def _facts(self, decision: Decision) -> dict[str, Any]:
         facts = self._audit.request_facts(decision.request, decision.lineage)

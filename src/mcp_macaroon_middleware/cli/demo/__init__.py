@@ -1,0 +1,70 @@
+"""`mcp-macaroon demo`: a guarded server, real clients, one screen a scene; exits non-zero if one went otherwise."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.console import Console
+from rich.panel import Panel
+from rich.text import Text
+
+ERAS = {"2026-07-28": None, "2025-11-25": "legacy"}
+
+
+def demo(
+    *,
+    only: Annotated[tuple[str, ...], Parameter(help="Play only these scenes, by name.")] = (),
+    list_scenes: Annotated[bool, Parameter(name="--list", help="List the scenes and stop.")] = False,
+) -> int:
+    """Show a guarded MCP server at work: real HTTP on loopback, real clients of both protocol eras, two users.
+
+    Exit codes: 0 every scene went as it should, 1 one did not, 2 no such scene.
+    """
+    from .scenes import SCENES
+
+    console = Console()
+    if list_scenes:
+        for scene in SCENES:
+            console.print(f"{scene.name:10} {scene.title}", highlight=False)
+        return 0
+    unknown = sorted(set(only) - {scene.name for scene in SCENES})
+    if unknown:
+        print(f"no scene named {', '.join(unknown)}; try: mcp-macaroon demo --list", file=sys.stderr)
+        return 2
+    return asyncio.run(_play(console, only))
+
+
+async def _play(console: Console, only: tuple[str, ...]) -> int:
+    from .scenes import SCENES, Stage
+    from .world import world
+
+    failed: list[str] = []
+    started = time.perf_counter()
+    chosen = [scene for scene in SCENES if not only or scene.name in only]
+    for number, scene in enumerate(chosen, 1):
+        for protocol, era in ERAS.items():
+            async with world(era) as stage_world:
+                stage = Stage(stage_world)
+                await scene.play(stage)
+            console.print(_screen(f"{number}. {scene.title}", f"{scene.text}  Protocol {protocol}.", stage.steps))
+            if not stage.right:
+                failed.append(f"{scene.name} ({protocol})")
+    seconds = time.perf_counter() - started
+    if failed:
+        console.print(f"[bold red]went otherwise:[/] {', '.join(failed)}", highlight=False)
+        return 1
+    console.print(f"[bold green]all {len(chosen)} scenes went as they should[/] in both protocols, {seconds:.0f} s")
+    return 0
+
+
+def _screen(title: str, text: str, steps: list) -> Panel:  # type: ignore[type-arg]
+    body = Text(text + "\n", style="dim")
+    for step in steps:
+        body.append("\n✓ " if step.right else "\n✗ ", style="green" if step.right else "bold red")
+        body.append(step.did + "\n", style="bold")
+        body.append("    " + step.saw + "\n")
+    return Panel(body, title=title, title_align="left", padding=(1, 2))
