@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
@@ -219,10 +220,14 @@ class EnforcerType:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreContext:
-    """What a store is told when it is opened. `audience` names this server, for keys shared with other servers."""
+    """What a store is told when it is opened. `audience` names this server, for keys shared with other servers.
+
+    A relative path in an address starts from `base`, the policy file's directory.
+    """
 
     audience: str
     settings: Any = None
+    base: Path = Path()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,10 +252,11 @@ class AuditSink(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SinkContext:
-    """What a sink is told when it is opened."""
+    """What a sink is told when it is opened. A relative path starts from `base`, the policy file's directory."""
 
     audience: str
     settings: Any = None
+    base: Path = Path()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
