@@ -23,6 +23,7 @@ from .places import DataPath, Source
 MAX_FILE: Final = 1 << 16
 _NAME: Final = r"[A-Za-z_][A-Za-z0-9_]*"
 _WHOLE: Final = re.compile(rf"\$\{{({_NAME})\}}\Z")
+PLUGINS: Final[DataPath] = ("plugins",)  # an entry here is a plugin's section, never a reference
 _TEXT: Final = "text"
 _ENV: Final = "env"
 _FILE: Final = "file"
@@ -109,7 +110,7 @@ def resolve_references(
     resolved: dict[str, Any] = {}
     for name, value in data.items():
         told = len(problems)
-        inner = value if name in keep else _resolved(source, (*path, name), value, problems, section=True)
+        inner = value if name in keep else _resolved(source, (*path, name), value, problems, section=path == PLUGINS)
         if len(problems) == told:
             resolved[name] = inner
     return resolved, problems

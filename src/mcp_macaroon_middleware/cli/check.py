@@ -1,0 +1,208 @@
+"""`mcp-macaroon check`: says everything that is wrong with a policy file, and, with a server, what it covers there."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+from cyclopts import Parameter
+from rich.console import Console
+from rich.text import Text
+
+from ..config.compile import Compiled, compile_file
+from ..config.keys import load_keys
+from ..errors import BindError, ConfigError, Diagnostic, MacaroonError
+from ..host.registry import PluginInfo
+from .server import load_server
+
+FINE: Final = 0
+WARNED: Final = 1
+WRONG: Final = 2
+PLUGIN: Final = 3
+SERVER: Final = 4
+UNREADABLE: Final = 5
+SECRETS: Final = frozenset({"reference_missing", "keys_missing"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What a check found: the diagnostics, and which of them are about plugins, the server or reading the file."""
+
+    file: str
+    compiled: Compiled | None = None
+    diagnostics: tuple[Diagnostic, ...] = ()
+    plugin_problems: tuple[Diagnostic, ...] = ()
+    server_problem: str = ""
+    report: Any = None
+    unreadable: bool = False
+    plugins: tuple[PluginInfo, ...] = field(default=())
+
+    @property
+    def errors(self) -> int:
+        """How many diagnostics are errors."""
+        return sum(d.severity == "error" for d in self.diagnostics)
+
+    @property
+    def warnings(self) -> int:
+        """How many diagnostics are warnings."""
+        return len(self.diagnostics) - self.errors
+
+    def exit_code(self, *, strict: bool) -> int:
+        """The command's exit code; where several apply, the one that names the cause."""
+        if self.unreadable:
+            return UNREADABLE
+        if any(problem.severity == "error" for problem in self.plugin_problems):
+            return PLUGIN
+        if self.errors:
+            return WRONG
+        if self.server_problem:
+            return SERVER
+        return WARNED if strict and self.warnings else FINE
+
+
+def check(
+    file: Annotated[Path, Parameter(help="The policy file.")],
+    *,
+    server: Annotated[
+        str | None, Parameter(help="A server to bind it to: server.py:mcp or package.module:mcp.")
+    ] = None,
+    as_json: Annotated[bool, Parameter(name="--json", help="Print one JSON document.", negative="")] = False,
+    strict: Annotated[bool, Parameter(help="Exit with 1 if there are warnings.", negative="")] = False,
+    no_secrets: Annotated[
+        bool, Parameter(help="Missing keys and references are warnings: for machines without them.", negative="")
+    ] = False,
+) -> int:
+    """Check a policy file: everything that is wrong, at once, with its place.
+
+    With --server the server is imported and the rules are bound to it: what is covered, what is not, and rules that
+    no component bears. Nothing is served and no tool runs.
+
+    Exit codes: 0 fine; 1 warnings, with --strict; 2 errors in the file; 3 a plugin could not be loaded; 4 the server
+    could not be loaded or does not fit the rules; 5 the file cannot be read.
+    """
+    finding = find(file, server=server, no_secrets=no_secrets)
+    code = finding.exit_code(strict=strict)
+    if as_json:
+        sys.stdout.write(json.dumps(as_document(finding, code), indent=2) + "\n")
+    else:
+        show(finding, Console(highlight=False, soft_wrap=True, emoji=False, markup=False))
+    return code
+
+
+def find(file: Path, *, server: str | None = None, no_secrets: bool = False) -> Finding:
+    """Everything that the check finds. The server is imported first: it may register enforcers of its own."""
+    loaded, server_problem = None, ""
+    if server is not None:
+        try:
+            loaded = load_server(server)
+        except BindError as error:
+            server_problem = str(error)
+    try:
+        compiled = compile_file(file)
+    except ConfigError as error:
+        unreadable = all(d.code.startswith("file_") for d in error.diagnostics)
+        return Finding(
+            file=str(file), diagnostics=error.diagnostics, unreadable=unreadable, server_problem=server_problem
+        )
+    _, key_problems = load_keys(compiled.source, compiled.settings.config)
+    everything = sorted({*compiled.diagnostics, *key_problems}, key=lambda d: (d.line, d.column, d.code))
+    finding = Finding(
+        file=str(file),
+        compiled=compiled,
+        diagnostics=tuple(_without_secrets(everything) if no_secrets else everything),
+        plugin_problems=compiled.discovery.problems,
+        server_problem=server_problem,
+        plugins=compiled.discovery.plugins,
+    )
+    if loaded is None or finding.errors:
+        return finding
+    return _bound(finding, loaded, file)
+
+
+def _bound(finding: Finding, server: Any, file: Path) -> Finding:
+    from ..adapters.fastmcp import guard
+
+    try:
+        return replace(finding, report=guard(server, file).report)
+    except ConfigError as error:
+        return replace(
+            finding, diagnostics=(*finding.diagnostics, *error.diagnostics), server_problem="the rules do not fit"
+        )
+    except MacaroonError as error:
+        return replace(finding, server_problem=f"{error} [{error.code}]")
+
+
+def _without_secrets(diagnostics: Iterable[Diagnostic]) -> Iterable[Diagnostic]:
+    for diagnostic in diagnostics:
+        yield replace(diagnostic, severity="warning") if diagnostic.code in SECRETS else diagnostic
+
+
+# --- output ---------------------------------------------------------------------------------------------------------
+
+
+def show(finding: Finding, console: Console) -> None:
+    """Prints the finding for people."""
+    for diagnostic in finding.diagnostics:
+        console.print(_coloured(diagnostic))
+    if finding.server_problem:
+        console.print(Text.assemble(("server: ", "bold red"), finding.server_problem))
+    if finding.report is not None:
+        console.print(Text(str(finding.report)))
+    console.print(Text(summary(finding), style="bold red" if finding.exit_code(strict=False) else "bold green"))
+
+
+def summary(finding: Finding) -> str:
+    """One line: what was read and how much is wrong."""
+    counts = f"{_count(finding.errors, 'error')}, {_count(finding.warnings, 'warning')}"
+    if finding.compiled is None:
+        return f"{finding.file}: {counts}"
+    compiled = finding.compiled
+    loaded = sum(plugin.status == "loaded" for plugin in finding.plugins)
+    rules = _count(len(compiled.rules), "rule")
+    return f"{finding.file}: {rules}, {_count(loaded, 'plugin')}, revision {compiled.revision}: {counts}"
+
+
+def as_document(finding: Finding, code: int) -> dict[str, Any]:
+    """The finding as plain JSON values."""
+    compiled = finding.compiled
+    return {
+        "file": finding.file,
+        "exit_code": code,
+        "revision": compiled.revision if compiled is not None else None,
+        "rules": [rule.text for rule in compiled.rules] if compiled is not None else [],
+        "errors": finding.errors,
+        "warnings": finding.warnings,
+        "diagnostics": [asdict(diagnostic) for diagnostic in finding.diagnostics],
+        "plugins": [
+            {"name": p.name, "distribution": p.distribution, "version": p.version, "status": p.status, "why": p.why}
+            for p in finding.plugins
+        ],
+        "server": {"problem": finding.server_problem or None, "report": _plain(finding.report)},
+    }
+
+
+def _plain(report: Any) -> Any:
+    if report is None:
+        return None
+    as_dict = getattr(report, "as_json", None)
+    return as_dict() if callable(as_dict) else str(report).splitlines()
+
+
+def _coloured(diagnostic: Diagnostic) -> Text:
+    lines: Sequence[str] = diagnostic.render().split("\n")
+    colour = "red" if diagnostic.severity == "error" else "yellow"
+    text = Text(lines[0])
+    text.highlight_words([f"{diagnostic.severity}:"], style=f"bold {colour}")
+    for line in lines[1:]:
+        is_caret = bool(line.strip()) and not line.strip(" ^")
+        text.append("\n")
+        text.append(line, style=colour if is_caret else None)
+    return text
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

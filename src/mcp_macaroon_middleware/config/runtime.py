@@ -1,0 +1,328 @@
+"""Composes a running policy from a file: plugins, keys, store, audit, plan, engine; and replaces the plan, atomically.
+
+A file that cannot be used never takes the place of one that can: the old revision stays, is counted as stale, and says
+so. What is bound at the start (keys, store, audience, identity, audit, plugins) changes only with a restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from ..core.audit import AuditLog
+from ..core.policy_engine import PolicyEngine
+from ..errors import AuditUnavailable, ConfigError, Diagnostic
+from ..host.discovery import Discovery
+from ..host.registry import Registry
+from ..plugin.contract import Store
+from ..tokens.keys import KeyRing
+from .compile import Compiled, compile_file, compile_source
+from .keys import load_keys
+from .opening import open_audit, open_store
+from .settings import ConfigSettings
+from .source import read_source, source_of
+from .status import Status
+
+logger: Final = logging.getLogger("mcp_macaroon_middleware")
+
+SETTLED: Final = 0.02
+SETTLING: Final = 100
+BOUND_AT_START: Final = ("secret_key", "keys", "store", "audience", "identity", "audit", "clear_arguments")
+
+Signature = tuple[str, int, int, int, int]
+
+
+class Runtime:
+    """A policy in force. `reload` replaces its plan as a whole; a request keeps the plan that it began with."""
+
+    def __init__(
+        self,
+        compiled: Compiled,
+        *,
+        keys: KeyRing,
+        store: Store,
+        audit: AuditLog,
+        path: Path | None = None,
+        signature: Signature | None = None,
+    ) -> None:
+        if compiled.plan is None:
+            raise ConfigError(compiled.errors)
+        self.keys: Final = keys
+        self.store: Final = store
+        self.audit: Final = audit
+        self.path: Final = path
+        self.engine: Final = PolicyEngine(compiled.plan, store=store, audit=audit)
+        self._compiled = compiled
+        self._status = Status.started(compiled.revision)
+        self._signature = signature
+        self._lock = threading.Lock()
+        self._users = 1
+        self._closing: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"Runtime({str(self.path or '')!r}, revision={self.revision!r})"
+
+    @property
+    def compiled(self) -> Compiled:
+        """The file in force, with its warnings."""
+        return self._compiled
+
+    @property
+    def settings(self) -> ConfigSettings:
+        """The `config:` section in force."""
+        return self._compiled.settings.config
+
+    @property
+    def sections(self) -> Mapping[str, Any]:
+        """The validated plugin sections, by their names in the file."""
+        return self._compiled.sections.named
+
+    @property
+    def discovery(self) -> Discovery:
+        """The plugins, loaded once at the start."""
+        return self._compiled.discovery
+
+    @property
+    def registry(self) -> Registry:
+        """Everything that the plugins contribute."""
+        return self._compiled.discovery.registry
+
+    @property
+    def revision(self) -> str:
+        """The id of the revision in force: equal for files of equal content."""
+        return self._compiled.revision
+
+    def status(self) -> Status:
+        """Which revision serves, since when, and whether a newer file was refused."""
+        return self._status
+
+    # --- reload ---------------------------------------------------------------------------------------------------
+
+    def reload(self, config: Mapping[str, Any] | None = None) -> bool:
+        """Reads the file again and puts it in force. True: what it says is in force; False: the old revision stays.
+
+        Waits for the file system; in an event loop use `reload_soon`. Never raises for what is wrong with the file:
+        see `status`. A runtime made of a mapping takes the new one as `config`.
+        """
+        with self._lock:
+            return self._adopt(self._prepared(config))
+
+    async def reload_soon(self) -> bool:
+        """`reload`, with the file read and compiled in a worker thread."""
+        prepared = await asyncio.to_thread(self._prepared, None)
+        with self._lock:
+            return self._adopt(prepared)
+
+    async def watch(self, *, interval: float = 1.0) -> None:
+        """Reloads whenever the file changes, or a link on the way to it; runs until it is cancelled.
+
+        Looks every `interval` seconds, which costs one `stat` and works on every file system.
+        """
+        if self.path is None:
+            raise ConfigError("a configuration given as a mapping has no file to watch")
+        while True:
+            found = await asyncio.to_thread(signature_of, self.path)
+            if found != self._signature:
+                self._signature = found
+                await self.reload_soon()
+            await asyncio.sleep(interval)
+
+    def _prepared(self, config: Mapping[str, Any] | None) -> Compiled | ConfigError:
+        """The new revision, compiled against the plugins of the start; nothing is changed yet."""
+        try:
+            compiled = self._compile(config)
+            errors = (*_bound_at_start(self._compiled, compiled), *compiled.errors)
+        except ConfigError as error:
+            return error
+        except Exception as error:  # a plugin's own check of its params; the old revision stays
+            logger.exception("the new revision cannot be compiled")
+            return ConfigError(f"the file cannot be compiled: {type(error).__name__}")
+        return ConfigError(errors) if errors else compiled
+
+    def _compile(self, config: Mapping[str, Any] | None) -> Compiled:
+        if config is not None:
+            return compile_file(config, discovery=self.discovery)
+        if self.path is None:
+            raise ConfigError("a configuration given as a mapping is reloaded with the new mapping")
+        return compile_source(_settled(self.path), discovery=self.discovery)
+
+    def _adopt(self, prepared: Compiled | ConfigError) -> bool:
+        if isinstance(prepared, ConfigError):
+            return self._keep(prepared)
+        if prepared.plan is None:
+            return self._keep(ConfigError(prepared.errors))
+        same = prepared.revision == self.revision and prepared.sections == self._compiled.sections
+        if same:
+            self._status = self._status.current()
+            return True
+        facts = {"revision": prepared.revision, "previous": self.revision, "rules": len(prepared.rules)}
+        try:
+            self.audit.event("reload", facts)
+        except AuditUnavailable as error:
+            return self._keep(ConfigError(str(error)))
+        self.engine.adopt(prepared.plan)
+        self._compiled = prepared
+        self._status = self._status.reloaded(prepared.revision)
+        logger.info("policy revision %s is in force", prepared.revision)
+        _say(prepared.warnings)
+        return True
+
+    def _keep(self, error: ConfigError) -> bool:
+        self._status = self._status.failed(str(error))
+        logger.error("the policy file cannot be used; revision %s stays:\n%s", self.revision, error)
+        codes = sorted({diagnostic.code for diagnostic in error.diagnostics})
+        try:
+            self.audit.event("reload_failed", {"revision": self.revision, "codes": codes})
+        except AuditUnavailable:
+            logger.error("a failed reload could not be recorded")
+        return False
+
+    # --- end ------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Releases threads, store and sinks, once every user of a shared runtime has closed it."""
+        if self._release():
+            try:
+                loop = asyncio.get_running_loop()
+            except RuntimeError:
+                asyncio.run(self._end())
+            else:
+                self._closing = loop.create_task(self._end())
+
+    async def aclose(self) -> None:
+        """`close`, done when this returns."""
+        if self._release():
+            await self._end()
+
+    def _release(self) -> bool:
+        with _shared_lock:
+            self._users -= 1
+            if self._users == 0:
+                for key in [key for key, runtime in _shared.items() if runtime is self]:
+                    del _shared[key]
+            return self._users == 0
+
+    async def _end(self) -> None:
+        self.engine.close()
+        try:
+            await self.store.close()
+        finally:
+            self.audit.close()
+
+
+def load_runtime(config: str | Path | Mapping[str, Any], *, application: Sequence[object] = ()) -> Runtime:
+    """A policy in force, from a file or the same as a mapping.
+
+    `application` are enforcers of the program itself. Raises `ConfigError` with everything that is wrong, at once;
+    then nothing is left open.
+    """
+    path = None if isinstance(config, Mapping) else Path(os.path.abspath(config))
+    signature = signature_of(path) if path is not None else None
+    source = source_of(config) if isinstance(config, Mapping) else read_source(config)
+    compiled = compile_source(source, application=application)
+    keys, key_problems = load_keys(source, compiled.settings.config)
+    errors = [d for d in (*compiled.errors, *key_problems) if d.severity == "error"]
+    if errors or keys is None:
+        raise ConfigError(sorted(errors, key=lambda d: (d.line, d.column)))
+    audit = open_audit(compiled, keys)
+    try:
+        store = open_store(compiled)
+        runtime = Runtime(compiled, keys=keys, store=store, audit=audit, path=path, signature=signature)
+        warnings = (*compiled.warnings, *key_problems)
+        audit.event("start", _start_facts(compiled, warnings))
+    except BaseException:
+        audit.close()
+        raise
+    _say(warnings)
+    if os.name != "posix":
+        logger.warning("this system's file permissions are not checked: keep the policy file and keys to yourself")
+    return runtime
+
+
+def shared_runtime(path: str | Path, *, application: Sequence[object] = ()) -> Runtime:
+    """The one runtime of a file in this process, loaded when it is first asked for. Each caller closes it once."""
+    key = os.path.realpath(path)
+    with _shared_lock:
+        runtime = _shared.get(key)
+        if runtime is not None:
+            runtime._users += 1
+            return runtime
+        runtime = _shared[key] = load_runtime(path, application=application)
+        return runtime
+
+
+_shared: Final[dict[str, Runtime]] = {}
+_shared_lock: Final = threading.RLock()
+
+
+def signature_of(path: Path) -> Signature | None:
+    """What changes when the file, or a link on the way to it, changes; None where there is no file."""
+    try:
+        facts = path.stat()
+        return os.path.realpath(path), facts.st_dev, facts.st_ino, facts.st_mtime_ns, facts.st_size
+    except OSError:
+        return None
+
+
+# --- parts ----------------------------------------------------------------------------------------------------------
+
+
+def _settled(path: Path) -> Any:
+    """The file, read while nobody wrote to it. Raises `ConfigError` if it does not come to rest."""
+    for _ in range(SETTLING):
+        before = signature_of(path)
+        source = read_source(path)
+        time.sleep(SETTLED)
+        if before is not None and signature_of(path) == before:
+            return source
+    raise ConfigError([Diagnostic(code="file_unsettled", message="the file is being written", file=str(path))])
+
+
+def _bound_at_start(old: Compiled, new: Compiled) -> list[Diagnostic]:
+    """What a reload would change and may not."""
+    first, second = old.settings, new.settings
+    changed = [
+        (("config", name), f"config.{name}")
+        for name in BOUND_AT_START
+        if getattr(first.config, name) != getattr(second.config, name)
+    ]
+    changed += [
+        (("plugins", name), f"plugins.{name}")
+        for name in type(first.plugins).model_fields
+        if getattr(first.plugins, name) != getattr(second.plugins, name)
+    ]
+    if (old.sections.sinks, old.sections.stores) != (new.sections.sinks, new.sections.stores):
+        changed.append((("plugins",), "the settings of a store or audit sink"))
+    return [
+        new.source.diagnostic(
+            "restart_needed", f"{what} cannot change while the server runs", path, key=True, hint="restart"
+        )
+        for path, what in changed
+    ]
+
+
+def _start_facts(compiled: Compiled, warnings: Sequence[Diagnostic]) -> dict[str, Any]:
+    config = compiled.settings.config
+    return {
+        "revision": compiled.revision,
+        "audience": config.audience,
+        "default": config.default_action.value,
+        "mode": config.mode,
+        "rules": len(compiled.rules),
+        "plugins": [
+            {"name": p.name, "distribution": p.distribution, "version": p.version, "status": p.status}
+            for p in compiled.discovery.plugins
+        ],
+        "warnings": sorted({warning.code for warning in warnings}),
+    }
+
+
+def _say(warnings: Sequence[Diagnostic]) -> None:
+    for warning in warnings:
+        logger.warning("%s", warning.render())
