@@ -11,6 +11,7 @@ The engine never waits for a person, never runs a component and knows no framewo
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import secrets
@@ -128,8 +129,13 @@ class PolicyEngine:
         except RuleError as error:
             return self._refused(decision, plain_refusal("enforcer_contract", reason=NOT_EVALUATED), detail=str(error))
         except AuditUnavailable as error:
-            decision.closed = True
             return self._refused(decision, plain_refusal(error.code))
+        except asyncio.CancelledError:
+            await self.fail(decision, "cancelled")
+            raise
+        except Exception as error:
+            logger.error("a decision failed: %s", type(error).__name__)
+            return self._refused(decision, plain_refusal("internal_error", reason=NOT_EVALUATED))
 
     async def _decide(
         self,

@@ -1,0 +1,11 @@
+"""Field paths: what they name in a document, how a document loses them, how a schema admits the loss.
+
+Paths are dotted, from the top of a result or of each item of a top-level list: `*` is one level, `**` any depth, lists
+are walked, `a\\.b` is a key with a dot. Nothing here knows a rule or a request.
+"""
+
+from .paths import FieldPath, is_present, parse_path
+from .redact import MAX_DEPTH, redact
+from .schema import relax_schema
+
+__all__ = ["MAX_DEPTH", "FieldPath", "is_present", "parse_path", "redact", "relax_schema"]
