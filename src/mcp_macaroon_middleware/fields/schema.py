@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from ..model import Redaction
-from .paths import States, advance, advance_any, ended, start
+from .paths import States, Wild, advance, advance_any, ended, start
 
 WRAPPED: Final = "x-fastmcp-wrap-result"
 MAX_NODES: Final = 20_000
+UNNAMED: Final = "\0"
 
 # What a node that can lose something may no longer demand.
 _COUNTS: Final = (
@@ -105,8 +106,9 @@ class _Relax:
 
     def _object(self, out: dict[str, Any], withheld: States, keeps: tuple[States, ...], seen: tuple[Any, ...]) -> None:
         removable: set[str] = set()
-        properties = out.get("properties")
-        names = set(properties) if isinstance(properties, Mapping) else set()
+        found = out.get("properties")
+        properties: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
+        names = set(properties)
         required = [name for name in out.get("required", ()) if isinstance(name, str)]
         changed: dict[str, Any] = {}
         for name in names | set(required):
@@ -120,7 +122,7 @@ class _Relax:
                     if below or left
                     else (self._untouched(properties[name], seen))
                 )
-        if isinstance(properties, Mapping):
+        if properties:
             out["properties"] = {name: changed[name] for name in properties}
         if required:
             out["required"] = [name for name in required if name not in removable]
@@ -135,30 +137,33 @@ class _Relax:
         if isinstance(value, bool):
             return value
         below = advance_any(withheld)
-        left = _perhaps(advance_any(keep) for keep in keeps)
+        left = tuple(advance(keep, UNNAMED) for keep in keeps)
+        if any(set(advance_any(keep)) != set(exact) for keep, exact in zip(keeps, left, strict=True)):
+            return {}  # which of these properties a path keeps depends on names that the schema does not say
+        left = tuple(keep for keep in left if not ended(keep))
         if word == "patternProperties" and isinstance(value, Mapping):
             return {pattern: self.node(child, below, left, seen) for pattern, child in value.items()}
         return self.node(value, below, left, seen)
 
     def _array(self, out: dict[str, Any], withheld: States, keeps: tuple[States, ...], seen: tuple[Any, ...]) -> None:
-        below = withheld + advance_any(withheld)
-        left = _perhaps(keep + advance_any(keep) for keep in keeps)
-        if isinstance(out.get("prefixItems"), list):
-            # Items may go, and the rest move up: positions mean nothing any more.
-            out.pop("prefixItems")
+        if any(_names_items(keep) for keep in keeps):
+            out.pop("prefixItems", None)
+            out.pop("items", None)  # which items a path keeps depends on their positions
+        elif isinstance(out.get("prefixItems"), list):
+            out.pop("prefixItems")  # items may go and the rest move up, so positions mean nothing any more
             out.pop("items", None)
         elif isinstance(out.get("items"), Mapping):
-            out["items"] = self.node(out["items"], below, left, seen)
+            out["items"] = self.node(out["items"], withheld + advance_any(withheld), keeps, seen)
 
     def _untouched(self, schema: Any, seen: tuple[Any, ...]) -> Any:
         """A part that nothing leaves, as it is but for its references."""
         return self.node(schema, (), (), seen) if _refers(schema) else schema
 
 
-def _perhaps(keeps: Iterable[States]) -> tuple[States, ...]:
-    """Keep sets at a place that is one of many: a path that ends at some of them may not end at others."""
-    open_ended = (tuple((path, at) for path, at in keep if at < len(path)) for keep in keeps)
-    return tuple(keep for keep in open_ended if keep)
+def _names_items(states: States) -> bool:
+    """Whether a path may go on through the position of an item, not only through what the item holds."""
+    steps = (path[at] for path, at in states if at < len(path))
+    return any(step is Wild.ONE or (isinstance(step, str) and step.isdigit()) for step in steps)
 
 
 def _refers(schema: Any) -> bool:
