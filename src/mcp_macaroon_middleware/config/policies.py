@@ -108,6 +108,9 @@ def _guilty(mapping: Mapping[str, Any], message: str) -> tuple[DataPath, bool]:
     for name, value in mapping.items():
         if isinstance(value, str) and repr(value) in message:
             return (name,), False
+        for index, item in enumerate(value if isinstance(value, list) else ()):
+            if isinstance(item, str) and repr(item) in message:
+                return (name, index), False
     found = [(match.start(), name) for name in mapping if (match := re.search(rf"\b{re.escape(name)}\b", message))]
     return ((min(found)[1],), False) if found else ((), False)
 

@@ -25,6 +25,7 @@ from ..tokens.keys import KeyRing
 from .compile import Compiled, compile_file, compile_source
 from .keys import load_keys
 from .opening import open_audit, open_store
+from .places import DataPath, Source
 from .settings import ConfigSettings
 from .source import read_source, source_of
 from .status import Status
@@ -273,7 +274,7 @@ def signature_of(path: Path) -> Signature | None:
 # --- parts ----------------------------------------------------------------------------------------------------------
 
 
-def _settled(path: Path) -> Any:
+def _settled(path: Path) -> Source:
     """The file, read while nobody wrote to it. Raises `ConfigError` if it does not come to rest."""
     for _ in range(SETTLING):
         before = signature_of(path)
@@ -287,7 +288,7 @@ def _settled(path: Path) -> Any:
 def _bound_at_start(old: Compiled, new: Compiled) -> list[Diagnostic]:
     """What a reload would change and may not."""
     first, second = old.settings, new.settings
-    changed = [
+    changed: list[tuple[DataPath, str]] = [
         (("config", name), f"config.{name}")
         for name in BOUND_AT_START
         if getattr(first.config, name) != getattr(second.config, name)

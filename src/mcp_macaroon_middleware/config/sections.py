@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..host.discovery import PluginInfo
     from ..host.registry import Provided, Registry
 
-BUILTIN: Final = "builtin"
+OURS: Final = frozenset({"builtin", "application"})  # their contributions have sections of their own
 MEMORY: Final = "memory"
 _STORE: Final[DataPath] = ("config", "store")
 
@@ -53,8 +53,8 @@ def section_models(registry: Registry) -> dict[str, type[BaseModel]]:
 
 
 def section_name(plugin: PluginInfo, contribution: str) -> str:
-    """The section of a contribution: its plugin's name; for a built-in one its own."""
-    return contribution if plugin.name == BUILTIN else plugin.name
+    """The section of a contribution: its plugin's name; its own for a built-in one and the application's."""
+    return contribution if plugin.name in OURS else plugin.name
 
 
 def read_sections(source: Source, settings: FileSettings, registry: Registry) -> tuple[Sections, list[Diagnostic]]:
