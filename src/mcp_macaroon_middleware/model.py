@@ -124,9 +124,14 @@ class Component:
     uri: str | None = None
 
     @property
+    def leaf(self) -> str:
+        """The name that the component bears where it is defined."""
+        return self.names[-1] if self.names else self.name
+
+    @property
     def key(self) -> str:
-        """An unambiguous text of the leaf's identity; a caller cannot choose it freely (the concrete URI is left out)."""
-        return json.dumps([self.kind, self.server, self.name, self.version, list(self.names)], ensure_ascii=True)
+        """An unambiguous text of what runs, the same for all of its public names; no caller can choose it."""
+        return json.dumps([self.kind, self.server, self.leaf], ensure_ascii=True)
 
 
 def frozen(value: Any) -> Any:

@@ -1,1 +1,31 @@
-"""."""
+"""The first-party plugin: enforcers, the memory store and audit sinks, through the hooks that any plugin uses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..plugin import AuditSinkType, EnforcerType, StoreType, hookimpl
+
+
+@hookimpl
+def macaroon_enforcers() -> Iterable[EnforcerType]:
+    """`tool_access`, `field_access`, `rate_limit`, `allow_attempts`."""
+    from . import access, field_access, limits
+
+    return (access.TYPE, field_access.TYPE, limits.RATE_LIMIT, limits.ALLOW_ATTEMPTS)
+
+
+@hookimpl
+def macaroon_stores() -> Iterable[StoreType]:
+    """`memory`."""
+    from . import memory
+
+    return (memory.TYPE,)
+
+
+@hookimpl
+def macaroon_audit_sinks() -> Iterable[AuditSinkType]:
+    """`log` and `jsonl`."""
+    from . import jsonl_sink, log_sink
+
+    return (log_sink.TYPE, jsonl_sink.TYPE)

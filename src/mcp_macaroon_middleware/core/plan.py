@@ -285,7 +285,7 @@ def bind_params(model: type[Params], rule: Rule) -> Params:
     """The params as the enforcer's own model. Raises pydantic's `ValidationError`."""
     if isinstance(rule.params, Mapping):
         return model.model_validate(dict(rule.params))
-    names = list(model.model_fields)
+    names = [name for name in model.model_fields if name not in model.named]
     if model.rest is not None:
         return _bind_rest(model, rule, names)
     values: dict[str, Any] = {}
@@ -350,7 +350,7 @@ def _misuse(rule: Rule, enforcer: EnforcerType, settings: PlanSettings, *, from_
 def _params_problem(rule: Rule, enforcer: EnforcerType, error: ValidationError) -> RuleProblem:
     first = error.errors(include_url=False, include_input=False)[0]
     where = [str(part) for part in first["loc"]]
-    names = list(enforcer.params.model_fields)
+    names = [name for name in enforcer.params.model_fields if name not in enforcer.params.named]
     if where and where[0] == "surplus":
         return RuleProblem(
             rule=rule,

@@ -22,11 +22,12 @@ class Params(BaseModel):
 
     Positional params of the string form fill the fields in their order, as texts; a last field of type
     `tuple[T, ...]` takes the rest; a field named in `rest` takes the remainder of the rule uncut (but for a final
-    `:time<…`). The long form may give the same by name.
+    `:time<…`). The long form may give the same by name; fields in `named` can be given by name only.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
     rest: ClassVar[str | None] = None
+    named: ClassVar[frozenset[str]] = frozenset()
 
 
 class NoParams(Params):

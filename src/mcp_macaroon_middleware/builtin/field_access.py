@@ -1,0 +1,93 @@
+"""`field_access`: which fields of a result the caller may see. It names paths; the engine takes them out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, Literal
+
+from pydantic import field_validator
+
+from ..plugin import (
+    Action,
+    Check,
+    Edit,
+    EnforcerType,
+    Params,
+    Phase,
+    RuleError,
+    Settings,
+    Verdict,
+    is_present,
+    parse_path,
+)
+
+
+class Fields(Params):
+    """Dotted field paths: `*` one level, `**` any depth, lists are walked, `a\\.b` a key with a dot."""
+
+    fields: tuple[str, ...] = ()
+
+    @field_validator("fields")
+    @classmethod
+    def _paths(cls, fields: tuple[str, ...]) -> tuple[str, ...]:
+        for field in fields:
+            try:
+                parse_path(field)
+            except RuleError as error:
+                raise ValueError(str(error)) from None
+        return fields
+
+
+class FieldSettings(Settings):
+    """`unstructured`: what happens, under a field rule, to what has no fields: plain text, images, blobs."""
+
+    unstructured: Literal["withhold", "pass"] = "withhold"
+
+
+def field_access(check: Check[Fields]) -> Verdict:
+    """`deny` withholds the named fields, `only` all others; `allow` states what is meant to be seen, no more.
+
+    `elicit` asks before the named fields are shown, and only if the result has one of them.
+    """
+    if check.action is Action.ALLOW:
+        return Verdict.allow()
+    if not check.asks:
+        return Verdict.allow(edits=_edits(check.params, check.action))
+    present = _present(check)
+    if not present:
+        return Verdict.allow()
+    return check.refuse(
+        "field_approval", f"Show {', '.join(present)}?", fields=present, edits=_edits(check.params, check.action)
+    )
+
+
+def _present(check: Check[Fields]) -> list[str]:
+    documents = check.result.documents if check.result is not None else ()
+    return [field for field in check.params.fields if any(is_present(document, field) for document in documents)]
+
+
+def _edits(params: Fields, action: Action) -> Sequence[Edit]:
+    if action is Action.DENY:
+        return (Edit(withhold=params.fields),)
+    return (Edit(keep=params.fields),) if action is Action.ONLY else ()
+
+
+def _misused(params: Any, action: Action, phase: Phase) -> str | None:
+    return None if params.fields else "name at least one field, for example field_access:deny:owner.email"
+
+
+TYPE: Final = EnforcerType(
+    name="field_access",
+    check=field_access,
+    params=Fields,
+    actions=frozenset(Action),
+    phases=frozenset({Phase.AFTER}),
+    attenuates=True,
+    constant=True,
+    reads_arguments=False,
+    idle=frozenset({Action.ALLOW}),
+    settings=FieldSettings,
+    validate=_misused,
+    may_withhold=_edits,
+    summary="Which fields of a result the caller may see.",
+)

@@ -1,0 +1,141 @@
+"""`rate_limit` and `allow_attempts`: how often. They name the charge; the engine looks at it and charges it last."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, ClassVar, Final, Literal
+
+from pydantic import Field, field_validator
+
+from ..plugin import Action, Charge, Check, Effect, EnforcerType, Params, Phase, Verdict
+
+UNITS: Final = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
+SHORT: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+TEN_YEARS: Final = 10 * 365 * 86_400
+MOST: Final = 1_000_000_000
+PARTS: Final = ("principal", "component", "client", "tenant", "server")
+
+_LIMIT: Final = re.compile(r"([1-9][0-9]{0,8})/(?:([1-9][0-9]{0,5})([smhd])|(second|minute|hour|day))\Z")
+
+
+def read_limit(text: str) -> tuple[int, int]:
+    """`10/minute`, `100/hour`, `5/30s` as (calls, seconds). Raises `ValueError` for anything else."""
+    match = _LIMIT.match(text)
+    if match is None:
+        raise ValueError(
+            f"{text!r} is no limit; write 10/minute, 100/hour, 5/30s (second, minute, hour, day; s, m, h, d)"
+        )
+    count, number, short, unit = match.groups()
+    return int(count), UNITS[unit] if unit else int(number) * SHORT[short]
+
+
+class Limits(Params):
+    """One or more limits, all of which hold. By name also `per`: the parts that make up whose count it is."""
+
+    named: ClassVar[frozenset[str]] = frozenset({"per"})
+
+    per: tuple[Literal["principal", "component", "client", "tenant", "server"], ...] = ("principal", "component")
+    limits: tuple[str, ...] = Field(min_length=1)
+
+    @field_validator("limits", mode="before")
+    @classmethod
+    def _limits(cls, value: Any) -> Any:
+        limits = value if isinstance(value, list | tuple) else (value,)
+        for limit in limits:
+            if not isinstance(limit, str):
+                raise ValueError(f"{limit!r} is no limit; write it as a text, for example '10/minute'")
+            read_limit(limit)
+        return tuple(limits)
+
+    @field_validator("per", mode="before")
+    @classmethod
+    def _parts(cls, value: Any) -> Any:
+        parts = tuple(value) if isinstance(value, list | tuple) else (value,)
+        if not parts or len(set(parts)) != len(parts):
+            raise ValueError(f"per names each part once: {', '.join(PARTS)}")
+        return parts
+
+
+class Attempts(Params):
+    """The number of calls."""
+
+    attempts: int = Field(ge=1, le=MOST)
+
+    @field_validator("attempts", mode="before")
+    @classmethod
+    def _whole(cls, value: Any) -> Any:
+        if isinstance(value, bool) or not re.fullmatch(r"[1-9][0-9]*", str(value)):
+            raise ValueError("a whole number above 0")
+        return int(value)
+
+
+def rate_limit(check: Check[Limits]) -> Verdict:
+    """Passes while every limit has room. The count is charged when the component runs, and never for a refusal."""
+    return Verdict.allow(
+        charges=_charges(check, [read_limit(limit) for limit in check.params.limits], check.params.per)
+    )
+
+
+def allow_attempts(check: Check[Attempts]) -> Verdict:
+    """Passes the first N calls of a principal on a component: a limit with a window of ten years."""
+    return Verdict.allow(
+        charges=_charges(
+            check,
+            [(check.params.attempts, TEN_YEARS)],
+            ("principal", "component"),
+            code="attempts_exhausted",
+            reason="All attempts are used.",
+        )
+    )
+
+
+def _charges(
+    check: Check[Any],
+    limits: Sequence[tuple[int, int]],
+    per: Sequence[str],
+    *,
+    code: str = "rate_limited",
+    reason: str = "Too many calls; try again later.",
+) -> list[Charge]:
+    owner = tuple(_part(check, part) for part in per)
+    effect = Effect.ASK if check.asks else Effect.DENY
+    return [
+        Charge(
+            key=(check.rule.digest, f"{limit}/{window}", *owner),
+            limit=limit,
+            window=float(window),
+            effect=effect,
+            code=code,
+            reason=reason,
+        )
+        for limit, window in limits
+    ]
+
+
+def _part(check: Check[Any], part: str) -> str:
+    request = check.request
+    if part == "component":
+        return request.component.key
+    if part == "client":
+        return request.client or ""
+    if part == "tenant":
+        return request.principal.tenant or ""
+    return "" if part == "server" else request.principal.key
+
+
+def _type(name: str, check: Any, params: type[Params], summary: str) -> EnforcerType:
+    return EnforcerType(
+        name=name,
+        check=check,
+        params=params,
+        actions=frozenset({Action.ALLOW, Action.ELICIT}),
+        phases=frozenset({Phase.BEFORE}),
+        attenuates=True,
+        reads_arguments=False,
+        summary=summary,
+    )
+
+
+RATE_LIMIT: Final = _type("rate_limit", rate_limit, Limits, "How often, in sliding windows.")
+ALLOW_ATTEMPTS: Final = _type("allow_attempts", allow_attempts, Attempts, "How often at all.")

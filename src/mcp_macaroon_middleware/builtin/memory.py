@@ -1,0 +1,249 @@
+"""The `memory` store: the six primitives in this process, bounded, gone with it. It never forgets to make room.
+
+When it is full, new keys are refused (`StoreUnavailable`), so that a flood can make the server refuse and can never
+make it forget a limit, a decline or a used id (THREATS K08, N05).
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from ..plugin import Added, Amount, Entry, Store, StoreContext, StoreType, StoreUnavailable
+
+MAX_ENTRIES: Final = 1_000_000
+SLOTS: Final = 64
+
+
+@dataclass(slots=True)
+class _Value:
+    """A stored value and the instant at which it is gone."""
+
+    data: bytes
+    version: str
+    ends: float
+
+
+@dataclass(slots=True)
+class _Window:
+    """A sliding window: charges by the instant at which they leave it, and their sum.
+
+    The first `SLOTS` charges are exact. Past that, charges leave at the end of a slot of 1/`SLOTS` of the window, so
+    the window is late by that much at most, never more generous than its limit, and bounded whatever the limit is.
+    """
+
+    ends: float = 0.0
+    total: int = 0
+    charges: deque[tuple[float, int]] = field(default_factory=deque)
+
+    def used(self, now: float) -> int:
+        """The sum of what has not left the window."""
+        charges = self.charges
+        while charges and charges[0][0] <= now:
+            self.total -= charges.popleft()[1]
+        return self.total
+
+    def add(self, now: float, amount: int, window: float) -> None:
+        """Charges `amount` from now on."""
+        leaves = now + window
+        if len(self.charges) >= SLOTS:
+            slot = window / SLOTS
+            leaves = math.ceil(leaves / slot) * slot
+        there = 0
+        if self.charges and self.charges[-1][0] >= leaves:
+            leaves, there = self.charges.pop()
+        self.charges.append((leaves, there + amount))
+        self.total += amount
+        self.ends = max(self.ends, leaves)
+
+    def free_at(self, need: int, now: float) -> float:
+        """The instant at which `need` of the sum has left."""
+        for leaves, amount in self.charges:
+            need -= amount
+            if need <= 0:
+                return leaves
+        return now
+
+
+class MemoryStore:
+    """A `Store` in memory. Safe for threads; operations never wait. `clock` gives monotonic seconds."""
+
+    durable = False
+    shared = False
+
+    def __init__(self, *, max_entries: int = MAX_ENTRIES, clock: Callable[[], float] = time.monotonic) -> None:
+        self._values: dict[str, _Value] = {}
+        self._windows: dict[str, _Window] = {}
+        self._ends: list[tuple[float, str, bool]] = []
+        self._lock = threading.Lock()
+        self._clock = clock
+        self._epoch = time.time() - clock()
+        self._max = max_entries
+        self._version = 0
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"MemoryStore(entries={len(self)})"
+
+    def __len__(self) -> int:
+        return len(self._values) + len(self._windows)
+
+    async def get(self, keys: Sequence[str]) -> list[Entry | None]:
+        """The live entries of `keys`, in their order."""
+        with self._lock:
+            now = self._begin()
+            found = [self._live(key, now) for key in keys]
+            return [Entry(value=value.data, version=value.version) if value else None for value in found]
+
+    async def put(self, key: str, value: bytes, ttl: float) -> None:
+        """Sets `key`, gone after `ttl` seconds."""
+        with self._lock:
+            self._set(key, value, ttl, self._begin())
+
+    async def swap(self, key: str, version: str | None, value: bytes, ttl: float) -> bool:
+        """Sets `key` only if its version is still `version` (None: only if it is absent)."""
+        with self._lock:
+            now = self._begin()
+            there = self._live(key, now)
+            if (there.version if there else None) != version:
+                return False
+            self._set(key, value, ttl, now)
+            return True
+
+    async def take(self, key: str) -> bytes | None:
+        """Removes `key` and returns its value."""
+        with self._lock:
+            now = self._begin()
+            there = self._live(key, now)
+            if there is None:
+                return None
+            del self._values[key]
+            return there.data
+
+    async def add(self, amounts: Sequence[Amount]) -> Added:
+        """Charges every line or none; see `Store.add`."""
+        with self._lock:
+            now = self._begin()
+            found = [self._windows.get(amount.key) for amount in amounts]
+            used = [window.used(now) if window is not None else 0 for window in found]
+            asked: dict[str, int] = {}
+            fits = True
+            for amount, there in zip(amounts, used, strict=True):
+                asked[amount.key] = asked.get(amount.key, 0) + amount.amount
+                fits = fits and there + asked[amount.key] <= amount.limit
+            if not fits:
+                return Added(ok=False, used=tuple(used), retry_after=self._retry_after(amounts, asked, now))
+            fresh = {amount.key for amount in amounts if amount.amount and amount.key not in self._windows}
+            self._room(len(fresh))
+            for amount in amounts:
+                if amount.amount:
+                    self._charge(amount, now)
+            return Added(ok=True, used=tuple(self._used(amount.key, now) for amount in amounts))
+
+    async def scan(self, prefix: str, cursor: str | None, n: int) -> tuple[list[tuple[str, Entry]], str | None]:
+        """Up to `n` live entries in the order of their keys, after `cursor`."""
+        with self._lock:
+            now = self._begin()
+            after = cursor if cursor is not None else ""
+            keys = heapq.nsmallest(
+                n + 1,
+                (
+                    key
+                    for key, value in self._values.items()
+                    if key.startswith(prefix) and (cursor is None or key > after) and value.ends > now
+                ),
+            )
+            page = [(key, Entry(value=self._values[key].data, version=self._values[key].version)) for key in keys[:n]]
+            return page, keys[n - 1] if len(keys) > n else None
+
+    async def now(self) -> float:
+        """Seconds since the epoch, by a clock that does not follow changes of the wall clock."""
+        with self._lock:
+            return self._epoch + self._begin()
+
+    async def close(self) -> None:
+        """Forgets everything; every later call raises `StoreUnavailable`."""
+        with self._lock:
+            self._closed = True
+            self._values.clear()
+            self._windows.clear()
+            self._ends.clear()
+
+    # --- under the lock -------------------------------------------------------------------------------------------
+
+    def _begin(self) -> float:
+        """The time of this operation, after dropping what has ended."""
+        if self._closed:
+            raise StoreUnavailable("the memory store is closed")
+        now = self._clock()
+        while self._ends and self._ends[0][0] <= now:
+            _, key, is_value = heapq.heappop(self._ends)
+            self._drop(key, is_value, now)
+        return now
+
+    def _drop(self, key: str, is_value: bool, now: float) -> None:
+        table: dict[str, _Value] | dict[str, _Window] = self._values if is_value else self._windows
+        there = table.get(key)
+        if there is None:
+            return
+        if there.ends <= now:
+            del table[key]
+        else:
+            heapq.heappush(self._ends, (there.ends, key, is_value))
+
+    def _live(self, key: str, now: float) -> _Value | None:
+        there = self._values.get(key)
+        return there if there is not None and there.ends > now else None
+
+    def _set(self, key: str, value: bytes, ttl: float, now: float) -> None:
+        if not ttl > 0 or not math.isfinite(ttl):
+            raise ValueError("a ttl is a number of seconds above 0")
+        there = self._values.get(key)
+        if there is None:
+            self._room()
+        self._version += 1
+        ends = now + ttl
+        self._values[key] = _Value(bytes(value), str(self._version), ends)
+        if there is None or ends < there.ends:
+            heapq.heappush(self._ends, (ends, key, True))
+
+    def _charge(self, amount: Amount, now: float) -> None:
+        window = self._windows.get(amount.key)
+        if window is None:
+            window = self._windows[amount.key] = _Window()
+            heapq.heappush(self._ends, (now + amount.window, amount.key, False))
+        window.add(now, amount.amount, amount.window)
+
+    def _used(self, key: str, now: float) -> int:
+        window = self._windows.get(key)
+        return window.used(now) if window is not None else 0
+
+    def _retry_after(self, amounts: Sequence[Amount], asked: dict[str, int], now: float) -> float | None:
+        latest = 0.0
+        for amount in amounts:
+            wanted = asked[amount.key]
+            if wanted > amount.limit:
+                return None
+            over = self._used(amount.key, now) + wanted - amount.limit
+            if over > 0:
+                latest = max(latest, self._windows[amount.key].free_at(over, now) - now)
+        return latest
+
+    def _room(self, fresh: int = 1) -> None:
+        if fresh and len(self) + fresh > self._max:
+            raise StoreUnavailable("the memory store is full")
+
+
+def _open(address: str, context: StoreContext) -> Store:
+    if address != "memory":
+        raise ValueError("the memory store takes no address: store: memory")
+    return MemoryStore()
+
+
+TYPE: Final = StoreType(scheme="memory", open=_open, summary="In this process; gone when it ends.")
