@@ -57,8 +57,7 @@ def test_the_schema_is_a_schema() -> None:
 )
 def test_what_loads_fits_the_schema(data: Any) -> None:
     assert fits(data)
-    if "secret_key" not in data.get("config", {}) or data["config"] is None:
-        assert loads(data)
+    assert loads(data) or "store" in data["config"]  # which names a variable that is not set
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ..config.compile import Compiled, compile_file
+from ..config.dry import dry_runtime
 from ..config.keys import load_keys
 from ..errors import BindError, ConfigError, Diagnostic, MacaroonError
 from ..host.registry import PluginInfo
@@ -118,22 +119,21 @@ def find(file: Path, *, server: str | None = None, no_secrets: bool = False) -> 
         server_problem=server_problem,
         plugins=compiled.discovery.plugins,
     )
-    if loaded is None or finding.errors:
+    if loaded is None or compiled.plan is None or finding.errors:
         return finding
-    return _bound(finding, loaded, file)
+    return _bound(finding, loaded, compiled)
 
 
-def _bound(finding: Finding, server: Any, file: Path) -> Finding:
+def _bound(finding: Finding, server: Any, compiled: Compiled) -> Finding:
     from ..adapters.fastmcp import guard
 
+    runtime = dry_runtime(compiled)
     try:
-        return replace(finding, report=guard(server, file).report)
-    except ConfigError as error:
-        return replace(
-            finding, diagnostics=(*finding.diagnostics, *error.diagnostics), server_problem="the rules do not fit"
-        )
+        return replace(finding, report=guard(server, runtime).report)
     except MacaroonError as error:
         return replace(finding, server_problem=f"{error} [{error.code}]")
+    finally:
+        runtime.close()
 
 
 def _without_secrets(diagnostics: Iterable[Diagnostic]) -> Iterable[Diagnostic]:

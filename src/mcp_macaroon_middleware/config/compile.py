@@ -17,7 +17,7 @@ from ..host.registry import Registry
 from ..model import Rule
 from ..plugin.contract import StoreType
 from .advice import Rules, advise
-from .places import Source
+from .places import DataPath, Source
 from .policies import PROVIDERS, PlacedRule, problem_diagnostic, read_rules
 from .sections import Sections, SinkPlan, read_audit, read_sections, section_name, store_kind
 from .settings import FileSettings, read_settings
@@ -80,7 +80,9 @@ def compile_source(
     store, store_problems = store_kind(source, settings, found.registry)
     placed, rule_problems = read_rules(source)
     revision = revision_of(source.data)
-    plan, plan_problems = _bind(source, settings, placed, found, sections, revision, quiet=_blind(problems, found))
+    plan, plan_problems = _bind(
+        source, settings, placed, found, sections, revision, quiet=_follow_ups(source, problems, found)
+    )
     rules = Rules(source=source, placed=placed, registry=found.registry, config=settings.config)
     everything = (
         *source.problems,
@@ -141,7 +143,7 @@ def plan_settings(settings: FileSettings) -> PlanSettings:
 def _options(source: Source, settings: FileSettings, problems: Sequence[Diagnostic]) -> DiscoveryOptions:
     """What discovery may load. Where `plugins:` has a fault, that is nothing but the built-ins."""
     own = settings.plugins
-    if _wrong_under(source, "plugins", problems):
+    if _plugins_wrong(source, problems):
         return DiscoveryOptions(allow=(), disable=(), require=(), files=())
     return DiscoveryOptions(
         allow=own.allow,
@@ -151,22 +153,25 @@ def _options(source: Source, settings: FileSettings, problems: Sequence[Diagnost
     )
 
 
-def _wrong_under(source: Source, section: str, problems: Iterable[Diagnostic]) -> bool:
-    """Whether an error was found in a section; where lines are not known, whether there is any error at all."""
-    first = source.spot((section,), key=True)
-    if first is None or not first.line:
+def _plugins_wrong(source: Source, problems: Iterable[Diagnostic]) -> bool:
+    return source.get(("plugins",)) is not None and _wrong_under(source, ("plugins",), problems)
+
+
+def _wrong_under(source: Source, path: DataPath, problems: Iterable[Diagnostic]) -> bool:
+    """Whether an error was found in a part of the file; where lines are not known, whether there is any error."""
+    first, last = source.spot(path, key=True), source.spot(path)
+    if first is None or last is None:
         return any(d.severity == "error" for d in problems)
-    last = source.spot((section,))
-    end = max(first.line, last.end_line if last is not None else 0)
-    return any(d.severity == "error" and first.line <= d.line <= end for d in (*problems, *source.problems))
+    lines = range(first.line, max(first.line, last.end_line) + 1)
+    return any(d.severity == "error" and d.line in lines for d in (*problems, *source.problems))
 
 
-def _blind(problems: Sequence[Diagnostic], found: Discovery) -> frozenset[str]:
-    """Codes that would only follow from other faults: what a plugin or a role that is not there would have been."""
+def _follow_ups(source: Source, problems: Sequence[Diagnostic], found: Discovery) -> frozenset[str]:
+    """Codes that would only follow from other faults: what a plugin or role that is not there would have been."""
     codes = set()
-    if any(d.severity == "error" for d in found.problems):
+    if any(d.severity == "error" for d in found.problems) or _plugins_wrong(source, problems):
         codes.add("unknown_policy")
-    if any(d.severity == "error" and "role" in d.message for d in problems):
+    if source.get(("config", "roles")) is not None and _wrong_under(source, ("config", "roles"), problems):
         codes.add("unknown_role")
     return frozenset(codes)
 

@@ -12,7 +12,7 @@ from pydantic_core import core_schema
 from ..model import Action, Kind, Phase
 from ..plugin.contract import AuditSinkType, EnforcerType
 from ..rules import SCOPES
-from .sections import section_models
+from .sections import MEMORY, section_models
 from .settings import AuditEntry, ConfigSettings, PluginOptions, RoleSettings
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def file_schema(registry: Registry) -> Schema:
         "items": {"anyOf": [_sink(schema, registry.sinks[n].contribution) for n in sorted(registry.sinks)]},
         "description": "Where the audit record goes. Absent: log.",
     }
+    config["properties"]["store"]["default"] = MEMORY
     return {
         "$schema": DIALECT,
         "title": "A policy file of mcp-macaroon-middleware",

@@ -29,17 +29,17 @@ class SinkPlan:
 
     entry: AuditEntry
     kind: AuditSinkType
-    options: Any
+    options: Any = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sections:
     """Validated plugin sections: by the name in the file, and by the contribution that each belongs to."""
 
-    named: Mapping[str, Any] = field(default_factory=dict)
-    enforcers: Mapping[str, Any] = field(default_factory=dict)
-    sinks: Mapping[str, Any] = field(default_factory=dict)
-    stores: Mapping[str, Any] = field(default_factory=dict)
+    named: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    enforcers: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    sinks: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    stores: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 def section_models(registry: Registry) -> dict[str, type[BaseModel]]:

@@ -161,6 +161,10 @@ def read_settings(source: Source) -> tuple[FileSettings, list[Diagnostic]]:
     config = _validated(ConfigSettings, config_data, source, ("config",), problems)
     plugin_data = source.get(("plugins",))
     own, sections = _divided(plugin_data if isinstance(plugin_data, Mapping) else {})
+    problems += [
+        _unknown_key(source, ("plugins", name), PLUGIN_KEYS) for name in sections if not _is_section(source, name)
+    ]
+    sections = tuple(name for name in sections if _is_section(source, name))
     plugins = _validated(PluginOptions, own, source, ("plugins",), problems)
     problems += _advice(source, config)
     return FileSettings(config=config, plugins=plugins, sections=sections), problems
@@ -230,6 +234,12 @@ def _shape(source: Source) -> Iterable[Diagnostic]:
 def _divided(data: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
     own = {name: value for name, value in data.items() if name in PLUGIN_KEYS}
     return own, tuple(name for name in data if name not in PLUGIN_KEYS)
+
+
+def _is_section(source: Source, name: str) -> bool:
+    """A plugin's own section is a mapping, or empty; anything else is a key of ours, misspelt."""
+    value = source.get(("plugins", name))
+    return value is None or isinstance(value, Mapping)
 
 
 def _validated(model: type[Model], data: Any, source: Source, path: DataPath, problems: list[Diagnostic]) -> Model:
