@@ -1,1 +1,11 @@
-"""."""
+"""Tokens: macaroons that a holder can narrow alone and that whoever has the key can verify without a call.
+
+`mint` makes one, `attenuate` narrows one without a key, `verify` checks one. The signature is a chain: each caveat's is
+keyed by the one before, so a caveat can be added by anyone and removed by nobody. Whoever can verify can also mint for
+that audience, since the key is the same.
+"""
+
+from .credentials import VerifiedToken, attenuate, mint, verify
+from .keys import KeyRing
+
+__all__ = ["KeyRing", "VerifiedToken", "attenuate", "mint", "verify"]

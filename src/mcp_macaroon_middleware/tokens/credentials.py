@@ -1,0 +1,264 @@
+"""Mints, narrows and verifies tokens. Verifying checks the signature first and conditions after; rules are left to the
+engine, and a token's caveats can be reached on a verified token only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from ..errors import KeyRingError, RuleError, TokenInvalid
+from ..model import Rule
+from ..rules import TIME, format_expiry, parse_rule
+from . import caveats as caveat_texts
+from . import macaroons
+from .keys import KeyRing
+
+VERSION: Final = 1
+SKEW: Final = timedelta(seconds=30)
+LONGEST: Final = timedelta(days=3660)
+CACHED: Final = 4096
+
+_FIELDS: Final = {"v", "t", "k", "n", "a", "s", "ns", "tn", "c", "i"}
+
+CheckRule = Callable[[Rule], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifiedToken:
+    """A token whose signature and conditions hold. Its `repr` shows neither caveats nor signature.
+
+    `id` and `branches` are its lineage, which audit and revocation go by. `caveats` are its rules, in order;
+    `scoped_caveats` gives each with the lineage that it was written under. `expires` is its earliest end.
+    """
+
+    id: str
+    key_id: str
+    audience: str
+    subject: str
+    namespace: str
+    tenant: str | None
+    client: str | None
+    issued_at: datetime
+    expires: datetime
+    branches: tuple[str, ...]
+    scoped_caveats: tuple[tuple[str, tuple[str, ...]], ...] = field(repr=False)
+    caveats: tuple[str, ...] = field(repr=False)
+    lineage: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Identifier:
+    key_id: str
+    id: str
+    audience: str
+    subject: str
+    namespace: str
+    tenant: str | None
+    client: str | None
+    issued_at: int
+
+
+def mint(
+    keys: KeyRing,
+    *,
+    subject: str,
+    audience: str,
+    caveats: Sequence[str] = (),
+    expires: timedelta | datetime = timedelta(hours=1),
+    client: str | None = None,
+    namespace: str = "",
+    tenant: str | None = None,
+    now: datetime | None = None,
+    check: CheckRule | None = None,
+) -> str:
+    """A new token for `subject` at the server `audience`, which ends at `expires`, signed with the current key.
+
+    `caveats` are rules in string form; each narrows what the subject may do. `check` may refuse a rule that the
+    server would not understand. Raises `RuleError` for a caveat that would prohibit everything, `ValueError` for an
+    empty subject or audience.
+    """
+    now = now or datetime.now(UTC)
+    if not subject or not audience:
+        raise ValueError("a token names a subject and an audience")
+    identifier = _write(
+        _Identifier(
+            key_id=keys.current,
+            id=secrets.token_urlsafe(16),
+            audience=audience,
+            subject=subject,
+            namespace=namespace,
+            tenant=tenant,
+            client=client,
+            issued_at=int(now.timestamp()),
+        )
+    )
+    texts = [format_expiry(_end(expires, now)), *(_writable(text, check) for text in caveats)]
+    key = keys.derive("token", audience)
+    macaroon = macaroons.sign(key, location=audience, identifier=identifier, caveats=texts)
+    return macaroons.to_text(_bounded(macaroon))
+
+
+def attenuate(
+    token: str,
+    *caveats: str,
+    expires: timedelta | datetime | None = None,
+    now: datetime | None = None,
+    check: CheckRule | None = None,
+) -> str:
+    """The token with more caveats, and a branch of its own. It needs no key and can only narrow.
+
+    Raises `RuleError` for a caveat that would prohibit everything, `TokenInvalid` for a text that is no token, or that
+    would grow past the limits.
+    """
+    texts = [caveat_texts.new_branch()]
+    if expires is not None:
+        texts.append(format_expiry(_end(expires, now or datetime.now(UTC))))
+    texts += [_writable(text, check) for text in caveats]
+    return macaroons.to_text(macaroons.extend(macaroons.from_text(token), texts))
+
+
+def verify(
+    keys: KeyRing,
+    token: str,
+    *,
+    audience: str,
+    now: datetime | None = None,
+    revoked: Callable[[VerifiedToken], bool] | None = None,
+) -> VerifiedToken:
+    """The token, verified for this audience. Raises `TokenInvalid`; its code is for the audit, its text says nothing.
+
+    Signatures that held are remembered by the SHA-256 of the token while the ring lives; conditions and revocation
+    are checked every time. The caveats that are rules are judged by the engine.
+    """
+    now = now or datetime.now(UTC)
+    verified = _signed(keys, token, audience)
+    if verified.expires <= now:
+        raise TokenInvalid("token_expired")
+    if verified.issued_at > now + SKEW:
+        raise TokenInvalid("token_not_yet_valid")
+    if revoked is not None and revoked(verified):
+        raise TokenInvalid("token_revoked")
+    return verified
+
+
+def _signed(keys: KeyRing, token: str, audience: str) -> VerifiedToken:
+    if not isinstance(token, str) or len(token) > macaroons.MAX_BYTES * 2:
+        raise TokenInvalid("token_too_large")
+    mark = hashlib.sha256(token.encode("utf-8", "replace")).digest()
+    known = keys.verified.get(mark)
+    if isinstance(known, VerifiedToken) and known.audience == audience:
+        return known
+    verified = _check(keys, macaroons.from_text(token), audience)
+    if len(keys.verified) >= CACHED:
+        keys.verified.clear()
+    keys.verified[mark] = verified
+    return verified
+
+
+def _check(keys: KeyRing, macaroon: macaroons.RawMacaroon, audience: str) -> VerifiedToken:
+    identifier = _read(macaroon.identifier)
+    if identifier.audience != audience or macaroon.location != audience.encode():
+        raise TokenInvalid("token_audience")
+    try:
+        key = keys.derive("token", audience, identifier.key_id)
+    except KeyRingError:
+        raise TokenInvalid("token_key_unknown") from None
+    macaroons.check_signature(key, macaroon)
+    read = caveat_texts.read(tuple(caveat.identifier for caveat in macaroon.caveats))
+    if read.expires is None:
+        raise TokenInvalid("token_too_broad")
+    scoped = tuple((text, (identifier.id, *before)) for text, before in read.rules)
+    return VerifiedToken(
+        id=identifier.id,
+        key_id=identifier.key_id,
+        audience=audience,
+        subject=identifier.subject,
+        namespace=identifier.namespace,
+        tenant=identifier.tenant,
+        client=identifier.client,
+        issued_at=datetime.fromtimestamp(identifier.issued_at, UTC),
+        expires=read.expires,
+        branches=read.branches,
+        scoped_caveats=scoped,
+        caveats=tuple(text for text, _ in scoped),
+        lineage=(identifier.id, *read.branches),
+    )
+
+
+def _write(identifier: _Identifier) -> bytes:
+    """Canonical JSON: sorted keys, no space, ASCII. There is one text for one identifier."""
+    facts = {
+        "v": VERSION,
+        "t": "token",
+        "k": identifier.key_id,
+        "n": identifier.id,
+        "a": identifier.audience,
+        "s": identifier.subject,
+        "ns": identifier.namespace,
+        "tn": identifier.tenant,
+        "c": identifier.client,
+        "i": identifier.issued_at,
+    }
+    return json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+
+
+def _read(raw: bytes) -> _Identifier:
+    try:
+        facts = json.loads(raw)
+    except (ValueError, RecursionError):
+        raise TokenInvalid("token_identifier") from None
+    if not isinstance(facts, dict) or set(facts) != _FIELDS or facts["v"] != VERSION or facts["t"] != "token":
+        raise TokenInvalid("token_identifier")
+    if not _typed(facts):
+        raise TokenInvalid("token_identifier")
+    identifier = _Identifier(
+        key_id=facts["k"],
+        id=facts["n"],
+        audience=facts["a"],
+        subject=facts["s"],
+        namespace=facts["ns"],
+        tenant=facts["tn"],
+        client=facts["c"],
+        issued_at=facts["i"],
+    )
+    if _write(identifier) != raw:
+        raise TokenInvalid("token_identifier")
+    return identifier
+
+
+def _typed(facts: dict[str, Any]) -> bool:
+    texts = all(isinstance(facts[name], str) for name in ("k", "n", "a", "s", "ns"))
+    maybe = all(facts[name] is None or isinstance(facts[name], str) for name in ("tn", "c"))
+    whole = isinstance(facts["i"], int) and not isinstance(facts["i"], bool) and 0 <= facts["i"] < 2**40
+    return texts and maybe and whole and bool(facts["s"]) and bool(facts["n"])
+
+
+def _end(expires: timedelta | datetime, now: datetime) -> datetime:
+    end = now + expires if isinstance(expires, timedelta) else expires
+    if end.tzinfo is None:
+        raise ValueError("expires needs a time zone")
+    if end - now > LONGEST:
+        raise ValueError("a token lives ten years at most")
+    return end
+
+
+def _writable(text: str, check: CheckRule | None) -> str:
+    written = caveat_texts.writable(text)
+    if check is not None and not written.startswith(TIME):
+        check(parse_rule(written, in_token=True))
+    return written
+
+
+def _bounded(macaroon: macaroons.RawMacaroon) -> macaroons.RawMacaroon:
+    size = len(macaroons.encode(macaroon))
+    if size > macaroons.MAX_BYTES or len(macaroon.caveats) > macaroons.MAX_CAVEATS:
+        raise RuleError(
+            f"a token has at most {macaroons.MAX_CAVEATS} caveats and {macaroons.MAX_BYTES} bytes",
+            code="token_too_large",
+        )
+    return macaroon
