@@ -163,7 +163,7 @@ FAILING = {
     "params": (HEAD + "x = EnforcerType(name='a', check=print, params=dict)", "params is not a subclass of Params"),
     "rest": (
         HEAD + "class Q(Params):\n    rest = 'zz'\nx = EnforcerType(name='a', check=print, params=Q)",
-        "rest names no field",
+        "no field named 'zz'",
     ),
     "actions": (HEAD + "x = EnforcerType(name='a', check=print, actions=['allow'])", "actions is not a set"),
     "no actions": (HEAD + "x = EnforcerType(name='a', check=print, actions=frozenset())", "actions is not a set"),

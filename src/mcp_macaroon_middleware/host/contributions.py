@@ -171,8 +171,9 @@ def _enforcer_faults(enforcer: EnforcerType, *, builtin: bool) -> Iterator[str]:
         yield "check cannot be called"
     if not _is_model(enforcer.params, Params):
         yield "params is not a subclass of Params"
-    elif enforcer.params.rest is not None and enforcer.params.rest not in enforcer.params.model_fields:
-        yield f"params: rest names no field: {enforcer.params.rest!r}"
+    else:
+        named = {*enforcer.params.named, *([enforcer.params.rest] if enforcer.params.rest is not None else [])}
+        yield from (f"params: no field named {name!r}" for name in sorted(named - set(enforcer.params.model_fields)))
     for field_name, kind in (("actions", Action), ("phases", Phase)):
         given = getattr(enforcer, field_name)
         if not isinstance(given, frozenset) or not given or not all(isinstance(item, kind) for item in given):

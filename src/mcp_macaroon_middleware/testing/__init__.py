@@ -1,1 +1,55 @@
-"""."""
+"""Conformance suites for authors of plugins: what the framework promises of an enforcer, a store, a sink, as tests.
+
+Subclass a suite in a test module, give it the thing to test, and run pytest; nothing else is needed, async methods
+included. Names are loaded when first used, so that pytest, which imports a module of this package at every start, loads
+nothing else of it.
+
+    from mcp_macaroon_middleware.testing import Case, EnforcerContract
+
+    class TestWorkingHours(EnforcerContract):
+        enforcer = working_hours
+        cases = (Case(params=("9", "17"), at="2026-01-05T10:00:00Z", expect={"allow": "allow"}),)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from .cases import Case
+    from .enforcers import EnforcerContract
+    from .fakes import BrokenStore, FixedClock, Records
+    from .sinks import AuditSinkContract
+    from .stores import StoreContract
+
+__all__ = [
+    "AuditSinkContract",
+    "BrokenStore",
+    "Case",
+    "EnforcerContract",
+    "FixedClock",
+    "Records",
+    "StoreContract",
+]
+
+_HOMES: Final = {
+    "AuditSinkContract": "sinks",
+    "BrokenStore": "fakes",
+    "Case": "cases",
+    "EnforcerContract": "enforcers",
+    "FixedClock": "fakes",
+    "Records": "fakes",
+    "StoreContract": "stores",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{home}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
