@@ -404,3 +404,30 @@ def test_L2_no_mapping_makes_the_compiler_raise_anything_but_config_error(data: 
 def test_L2_no_rule_text_makes_the_compiler_raise(texts: list[str]) -> None:
     found = compile_source(source_of({"policies": texts}), discovery=BUILTINS)
     assert len(found.rules) <= len(texts)
+
+
+VALID = (
+    "config:\n  default: deny\n  audience: mail\n  roles: {ops: {claim: {groups: sre}}}\n"
+    "  audit: [{sink: log, required: true}]\nplugins: {field_access: {unstructured: withhold}}\npolicies:\n"
+    "  - 'bf:a:tool_access:allow'\n  - {after: a, policy: field_access, action: only, params: [id], for: {role: ops}}\n"
+)
+
+
+@settings(max_examples=250, deadline=3000, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.integers(0, len(VALID)),
+    st.integers(0, 12),
+    st.text(alphabet="abz:-[]{}&*!|>'\"%@#?, \n\t01\\\\", max_size=4),
+)
+def test_L2_no_slip_of_an_editor_makes_the_loader_raise_anything_but_config_error(
+    at: int, cut: int, typed: str
+) -> None:
+    assert compile_source(parse_source(VALID), discovery=BUILTINS).errors == ()
+    try:
+        found = compile_source(parse_source(VALID[:at] + typed + VALID[at + cut :], file="p.yaml"), discovery=BUILTINS)
+    except ConfigError as error:
+        rendered = str(error)
+    else:
+        rendered = "".join(d.render() for d in found.diagnostics)
+        assert (found.plan is None) == any(d.severity == "error" for d in found.diagnostics)
+    assert rendered is not None

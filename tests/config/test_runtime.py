@@ -312,6 +312,32 @@ def test_a_file_of_equal_content_is_the_same_revision_and_no_reload(load: Any, w
     assert runtime.status().reloads == 0
 
 
+async def test_of_two_reloads_at_once_the_later_reading_stays(
+    load: Any, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = load(write(FIRST))
+    read, gate = Runtime._compile, threading.Event()
+    slow = iter((True, False))
+
+    def delayed(self: Runtime, config: Any) -> Any:
+        waits = next(slow)
+        found = read(self, config)
+        if waits:
+            gate.wait(10)
+        return found
+
+    monkeypatch.setattr(Runtime, "_compile", delayed)
+    write(SECOND)
+    older = asyncio.create_task(runtime.reload_soon())
+    await asyncio.sleep(0.2)
+    write(THIRD)
+    assert await runtime.reload_soon()
+    gate.set()
+    assert await older
+    assert await effect(runtime, "c") is Effect.ALLOW
+    assert runtime.status().reloads == 1
+
+
 async def test_a_request_sees_one_revision_from_start_to_end(load: Any, write: Write) -> None:
     runtime = load(write(FIRST))
     request = RequestContext(principal=ALICE, component=Component(kind=Kind.TOOL, name="a", names=("a",)))

@@ -58,10 +58,10 @@ class Finding:
             return UNREADABLE
         if any(problem.severity == "error" for problem in self.plugin_problems):
             return PLUGIN
-        if self.errors:
-            return WRONG
         if self.server_problem:
             return SERVER
+        if self.errors:
+            return WRONG
         return WARNED if strict and self.warnings else FINE
 
 
@@ -96,19 +96,12 @@ def check(
 
 def find(file: Path, *, server: str | None = None, no_secrets: bool = False) -> Finding:
     """Everything that the check finds. The server is imported first: it may register enforcers of its own."""
-    loaded, server_problem = None, ""
-    if server is not None:
-        try:
-            loaded = load_server(server)
-        except BindError as error:
-            server_problem = str(error)
+    loaded, failed = _loaded(server)
     try:
         compiled = compile_file(file)
     except ConfigError as error:
         unreadable = all(d.code.startswith("file_") for d in error.diagnostics)
-        return Finding(
-            file=str(file), diagnostics=error.diagnostics, unreadable=unreadable, server_problem=server_problem
-        )
+        return Finding(file=str(file), diagnostics=error.diagnostics, unreadable=unreadable)
     _, key_problems = load_keys(compiled.source, compiled.settings.config)
     everything = sorted({*compiled.diagnostics, *key_problems}, key=lambda d: (d.line, d.column, d.code))
     finding = Finding(
@@ -116,12 +109,20 @@ def find(file: Path, *, server: str | None = None, no_secrets: bool = False) -> 
         compiled=compiled,
         diagnostics=tuple(_without_secrets(everything) if no_secrets else everything),
         plugin_problems=compiled.discovery.problems,
-        server_problem=server_problem,
         plugins=compiled.discovery.plugins,
     )
+    if failed is not None and not (finding.errors and isinstance(failed.__cause__, ConfigError)):
+        return replace(finding, server_problem=str(failed))
     if loaded is None or compiled.plan is None or finding.errors:
         return finding
     return _bound(finding, loaded, compiled)
+
+
+def _loaded(server: str | None) -> tuple[Any, BindError | None]:
+    try:
+        return (load_server(server) if server is not None else None), None
+    except BindError as error:
+        return None, error
 
 
 def _bound(finding: Finding, server: Any, compiled: Compiled) -> Finding:

@@ -24,6 +24,10 @@ from .settings import FileSettings, read_settings
 from .source import read_source, source_of
 
 REVISION_CHARACTERS: Final = 16
+ELSEWHERE: Final = (
+    "install the plugin that provides it (see  mcp-macaroon plugins list), or define it with @policy_enforcer before "
+    "the file is loaded (then check it with  --server)"
+)
 _USERINFO: Final = re.compile(r"://[^/\s]*@")
 
 
@@ -198,10 +202,12 @@ def _bind(
 
 
 def _hint(problem: RuleProblem, found: Discovery) -> str:
-    """Which distribution provides a policy that is not there, where that is known."""
-    provider = PROVIDERS.get(problem.rule.policy) if problem.code == "unknown_policy" else None
-    if provider is None:
+    """Which distribution provides a policy that is not there, where that is known, or who else could."""
+    if problem.code != "unknown_policy":
         return ""
+    provider = PROVIDERS.get(problem.rule.policy)
+    if provider is None:
+        return "" if found.registry.suggest(problem.rule.policy) else ELSEWHERE
     for plugin in found.plugins:
         if (plugin.distribution or "").lower().replace("_", "-") == provider and plugin.status != "loaded":
             return f"{provider} provides it; it is installed, but {plugin.status}" + (

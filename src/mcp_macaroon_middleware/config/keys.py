@@ -36,8 +36,7 @@ def _ring(source: Source, directory: str) -> tuple[KeyRing | None, list[Diagnost
     try:
         return KeyRing.from_directory(source.base / directory), []
     except (KeyRingError, OSError) as error:
-        hint = f"make keys with  mcp-macaroon keys new {directory}"
-        return None, [source.diagnostic("keys_invalid", f"keys: {_why(error)}", ("config", "keys"), hint=hint)]
+        return None, [source.diagnostic("keys_invalid", f"keys: {_why(error)}", ("config", "keys"))]
 
 
 def _secret(source: Source, reference: Reference) -> tuple[KeyRing | None, list[Diagnostic]]:

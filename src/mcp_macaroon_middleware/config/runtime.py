@@ -7,6 +7,7 @@ so. What is bound at the start (keys, store, audience, identity, audit, plugins)
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 import threading
@@ -63,6 +64,8 @@ class Runtime:
         self._status = Status.started(compiled.revision)
         self._signature = signature
         self._lock = threading.Lock()
+        self._tickets = itertools.count(1)
+        self._latest = 0
         self._users = 1
         self._closing: asyncio.Task[None] | None = None
 
@@ -111,14 +114,15 @@ class Runtime:
         Waits for the file system; in an event loop use `reload_soon`. Never raises for what is wrong with the file:
         see `status`. A runtime made of a mapping takes the new one as `config`.
         """
+        ticket, prepared = self._prepared(config)
         with self._lock:
-            return self._adopt(self._prepared(config))
+            return self._adopt(ticket, prepared)
 
     async def reload_soon(self) -> bool:
         """`reload`, with the file read and compiled in a worker thread."""
-        prepared = await asyncio.to_thread(self._prepared, None)
+        ticket, prepared = await asyncio.to_thread(self._prepared, None)
         with self._lock:
-            return self._adopt(prepared)
+            return self._adopt(ticket, prepared)
 
     async def watch(self, *, interval: float = 1.0) -> None:
         """Reloads whenever the file changes, or a link on the way to it; runs until it is cancelled.
@@ -134,17 +138,21 @@ class Runtime:
                 await self.reload_soon()
             await asyncio.sleep(interval)
 
-    def _prepared(self, config: Mapping[str, Any] | None) -> Compiled | ConfigError:
-        """The new revision, compiled against the plugins of the start; nothing is changed yet."""
+    def _prepared(self, config: Mapping[str, Any] | None) -> tuple[int, Compiled | ConfigError]:
+        """The new revision, compiled against the plugins of the start, with its place in the order of reading.
+
+        Nothing is changed yet.
+        """
+        ticket = next(self._tickets)
         try:
             compiled = self._compile(config)
             errors = (*_bound_at_start(self._compiled, compiled), *compiled.errors)
         except ConfigError as error:
-            return error
+            return ticket, error
         except Exception as error:  # a plugin's own check of its params; the old revision stays
             logger.exception("the new revision cannot be compiled")
-            return ConfigError(f"the file cannot be compiled: {type(error).__name__}")
-        return ConfigError(errors) if errors else compiled
+            return ticket, ConfigError(f"the file cannot be compiled: {type(error).__name__}")
+        return ticket, ConfigError(errors) if errors else compiled
 
     def _compile(self, config: Mapping[str, Any] | None) -> Compiled:
         if config is not None:
@@ -153,7 +161,11 @@ class Runtime:
             raise ConfigError("a configuration given as a mapping is reloaded with the new mapping")
         return compile_source(_settled(self.path), discovery=self.discovery)
 
-    def _adopt(self, prepared: Compiled | ConfigError) -> bool:
+    def _adopt(self, ticket: int, prepared: Compiled | ConfigError) -> bool:
+        """Puts a prepared revision in force, unless one that was read later is already."""
+        if ticket < self._latest:
+            return self._status.stale_since is None
+        self._latest = ticket
         if isinstance(prepared, ConfigError):
             return self._keep(prepared)
         if prepared.plan is None:
