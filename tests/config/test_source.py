@@ -291,6 +291,9 @@ SECRET = "hunter2hunter2"
         f"plugins:\n  x: {{api_token: {SECRET}, on: no}}\n",
         f"config: {{secret_key: {SECRET}, b: [}}\npolicies: []\n",
         f"policies:\n - x\nconfig:\n - {SECRET}: no: no\n",
+        f"config: {{secert: {SECRET}, default: no}}\n",
+        f"config: {{default: no, secert: {SECRET}}}\n",
+        f"config:\n  store: '{SECRET}/x'\n  store: a\n",
     ],
 )
 def test_L7_a_line_that_may_hold_a_secret_is_never_shown(text: str) -> None:

@@ -124,9 +124,12 @@ def _as_component(rule: Rule) -> Component:
 
 
 def _granting_nothing(rules: Rules) -> Iterable[Diagnostic]:
-    if rules.config.default != "deny":
+    """Said only where every rule could be read: else a rule that would allow may be the one that is wrong."""
+    policies = rules.source.get(("policies",))
+    whole = isinstance(policies, list) and len(policies) == len(rules.placed)
+    if rules.config.default != "deny" or not whole:
         return
-    if not any(p.rule.action is not Action.DENY and rules.grants(p.rule) for p in rules.placed):
+    if all(p.rule.action is Action.DENY or (_known(rules, p.rule) and not rules.grants(p.rule)) for p in rules.placed):
         yield rules.source.diagnostic(
             "nothing_allowed",
             "no rule allows anything, so everything is refused",
@@ -135,6 +138,10 @@ def _granting_nothing(rules: Rules) -> Iterable[Diagnostic]:
             hint='allow what is needed, as in  "bf:read_*:tool_access:allow"',
             severity="warning",
         )
+
+
+def _known(rules: Rules, rule: Rule) -> bool:
+    return rule.policy in rules.registry.enforcers
 
 
 def _asking(rules: Rules) -> Iterable[Diagnostic]:

@@ -17,6 +17,7 @@ DataPath = tuple[str | int, ...]
 
 # A key whose value is kept out of messages, and an address that carries a password.
 SECRET_KEY: Final = re.compile(r"secret|passw|token|credential|private|api_?key|_key\Z|dsn", re.IGNORECASE)
+LONG: Final = 12  # from this length on a text may be a secret
 SECRET_VALUE: Final = re.compile(r"://[^/\s]*@")
 
 
@@ -67,6 +68,7 @@ class Source:
         self.world_readable = world_readable
         self._lines = tuple(lines)
         self._places = places or Places()
+        self._settings = self._find_settings()
         self._secret_lines = frozenset((*hidden, *self._find_secret_lines()))
         self.problems = tuple(self._problem(fault) for fault in faults)
 
@@ -144,18 +146,47 @@ class Source:
         return start + offset + 1, max(1, min(length, len(line) - start - offset))
 
     def _shown(self, spot: Spot, *, cut: bool) -> str:
+        """The line, unless it holds a secret. Outside the rules, what follows the spot is never shown, and a line with
+        a longer text before it is not either: a misspelt key may have a secret for its value.
+        """
         if not self._lines or spot.line in self._secret_lines:
             return ""
         line = self._lines[spot.line - 1]
-        end = spot.column + spot.length
-        return line if not cut or len(line) <= end else f"{line[:end]} …"
+        columns = self._settings.get(spot.line)
+        if columns is None and not cut:
+            return line
+        if any(column < spot.column for column in columns or ()):
+            return ""
+        end = spot.column - 1 + spot.length + (1 if cut else 0)
+        return line if not line[end:].strip(" :]}") else f"{line[:end]} …"
 
     def _find_secret_lines(self) -> Iterator[int]:
         for path, spot in self._places.values.items():
-            named = path[:1] != ("policies",) and any(isinstance(p, str) and SECRET_KEY.search(p) for p in path[1:])
+            if path[:1] == ("policies",):
+                continue
             value = self.get(path)
-            if named or (isinstance(value, str) and SECRET_VALUE.search(value)):
+            if _names_secret(path) or (isinstance(value, str) and _may_be_secret(path, value)):
                 yield from range(spot.line, spot.end_line + 1)
+
+    def _find_settings(self) -> dict[int, list[int]]:
+        """The lines outside the rules, each with the columns of its longer texts."""
+        found: dict[int, list[int]] = {}
+        for path, spot in self._places.values.items():
+            if path and path[0] != "policies":
+                columns = found.setdefault(spot.line, [])
+                value = self.get(path)
+                if isinstance(value, str) and len(value) >= LONG:
+                    columns.append(spot.column)
+        return found
+
+
+def _names_secret(path: DataPath) -> bool:
+    return any(isinstance(part, str) and SECRET_KEY.search(part) for part in path[1:])
+
+
+def _may_be_secret(path: DataPath, value: str) -> bool:
+    plain_store = path != ("config", "store") or value.isalnum()
+    return SECRET_VALUE.search(value) is not None or not plain_store
 
 
 class Places:
