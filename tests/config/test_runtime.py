@@ -37,7 +37,7 @@ def load() -> Iterator[Callable[..., Runtime]]:
 
     yield loader
     for runtime in loaded:
-        runtime.close()
+        runtime.close_now()
 
 
 async def effect(runtime: Runtime, tool: str) -> Effect:
@@ -62,7 +62,7 @@ async def test_a_file_becomes_a_running_policy(write: Write) -> None:
     assert runtime.status().revision == runtime.revision == runtime.engine.plan.revision
     assert runtime.status().stale_since is None
     assert runtime.settings.default == "deny"
-    await runtime.aclose()
+    await runtime.close()
 
 
 async def test_a_mapping_is_the_same_as_a_file() -> None:
@@ -71,10 +71,10 @@ async def test_a_mapping_is_the_same_as_a_file() -> None:
     assert await effect(runtime, "a") is Effect.ALLOW
     with pytest.raises(ConfigError, match="no file to watch"):
         await runtime.watch()
-    assert runtime.reload({"config": {"default": "deny"}, "policies": ["bf:b:tool_access:allow"]})
+    assert runtime.reload_now({"config": {"default": "deny"}, "policies": ["bf:b:tool_access:allow"]})
     assert await effect(runtime, "a") is Effect.DENY
-    assert not runtime.reload()
-    await runtime.aclose()
+    assert not runtime.reload_now()
+    await runtime.close()
 
 
 def test_everything_wrong_is_raised_at_once_and_nothing_is_left_open(write: Write, monkeypatch: Any) -> None:
@@ -168,7 +168,7 @@ async def test_a_reload_puts_the_new_revision_in_force(load: Any, write: Write) 
     runtime = load(path)
     before = runtime.revision
     write(SECOND)
-    assert runtime.reload()
+    assert runtime.reload_now()
     assert runtime.revision != before
     assert runtime.status().reloads == 1
     assert (await effect(runtime, "a"), await effect(runtime, "b")) == (Effect.DENY, Effect.ALLOW)
@@ -198,8 +198,8 @@ async def test_a_broken_empty_or_cut_off_file_keeps_the_old_revision_and_says_so
     runtime = load(path)
     revision = runtime.revision
     write(text)
-    assert not runtime.reload()
-    assert not runtime.reload()
+    assert not runtime.reload_now()
+    assert not runtime.reload_now()
     status = runtime.status()
     assert (status.revision, status.failures, status.reloads) == (revision, 2, 0)
     assert status.stale_since is not None
@@ -210,7 +210,7 @@ async def test_a_broken_empty_or_cut_off_file_keeps_the_old_revision_and_says_so
     assert len(failures) == 2
     assert failures[0]["revision"] == revision
     write(FIRST)
-    assert runtime.reload()
+    assert runtime.reload_now()
     assert (runtime.status().stale_since, runtime.status().last_error, runtime.revision) == (None, "", revision)
 
 
@@ -219,7 +219,7 @@ def test_a_deleted_file_keeps_the_running_revision_and_stops_the_next_start(load
     path = write(FIRST)
     runtime = load(path)
     path.unlink()
-    assert not runtime.reload()
+    assert not runtime.reload_now()
     assert runtime.status().stale_since is not None
     with pytest.raises(ConfigError):
         load_runtime(path)
@@ -243,10 +243,10 @@ async def test_a_file_that_is_being_written_is_never_half_a_policy(load: Any, wr
     writer = threading.Thread(target=slowly)
     writer.start()
     while writer.is_alive():
-        await runtime.reload_soon()
+        await runtime.reload()
         assert runtime.revision in whole or len(runtime.compiled.rules) == 61
     writer.join()
-    assert runtime.reload()
+    assert runtime.reload_now()
     assert len(runtime.compiled.rules) == 61
 
 
@@ -274,7 +274,7 @@ def test_a_reload_that_changes_what_is_bound_at_the_start_is_refused(
     runtime = load(write(text(base, "a")))
     revision = runtime.revision
     write(text({**base, key: value}, "b"))
-    assert not runtime.reload()
+    assert not runtime.reload_now()
     assert runtime.revision == revision
     assert f"{what} cannot change" in runtime.status().last_error
     assert "restart" in runtime.status().last_error
@@ -285,7 +285,7 @@ def test_a_reload_that_changes_what_is_bound_at_the_start_is_refused(
 def test_a_reload_that_changes_the_plugin_set_is_refused(load: Any, write: Write) -> None:
     runtime = load(write("config: {default: deny}\npolicies: []"))
     write("config: {default: deny}\nplugins: {disable: [schedule]}\npolicies: []")
-    assert not runtime.reload()
+    assert not runtime.reload_now()
     assert "plugins.disable cannot change" in runtime.status().last_error
 
 
@@ -298,7 +298,7 @@ def test_a_key_file_that_goes_away_does_not_stop_a_reload(load: Any, write: Writ
     runtime = load(path)
     (tmp_path / "key").unlink()
     write(config + "policies: ['bf:a:tool_access:allow']")
-    assert runtime.reload()
+    assert runtime.reload_now()
     with pytest.raises(ConfigError, match="no such file"):
         load_runtime(path)
 
@@ -307,7 +307,7 @@ def test_a_file_of_equal_content_is_the_same_revision_and_no_reload(load: Any, w
     runtime = load(write(FIRST))
     plan = runtime.engine.plan
     write("# a comment\n" + FIRST)
-    assert runtime.reload()
+    assert runtime.reload_now()
     assert runtime.engine.plan is plan
     assert runtime.status().reloads == 0
 
@@ -328,10 +328,10 @@ async def test_of_two_reloads_at_once_the_later_reading_stays(
 
     monkeypatch.setattr(Runtime, "_compile", delayed)
     write(SECOND)
-    older = asyncio.create_task(runtime.reload_soon())
+    older = asyncio.create_task(runtime.reload())
     await asyncio.sleep(0.2)
     write(THIRD)
-    assert await runtime.reload_soon()
+    assert await runtime.reload()
     gate.set()
     assert await older
     assert await effect(runtime, "c") is Effect.ALLOW
@@ -344,7 +344,7 @@ async def test_a_request_sees_one_revision_from_start_to_end(load: Any, write: W
     decision = await runtime.engine.decide(request)
     began = runtime.revision
     write(SECOND)
-    assert await runtime.reload_soon()
+    assert await runtime.reload()
     assert decision.plan.revision == began
     await runtime.engine.fail(decision, "cancelled")
     final = [r for r in records(Path(runtime.path.parent) / "audit.jsonl") if r.get("request") == request.id][-1]
@@ -403,13 +403,13 @@ def test_one_file_has_one_runtime_however_it_is_named(write: Write, tmp_path: Pa
     (tmp_path / "link.yaml").symlink_to(path)
     first, second = shared_runtime(path), shared_runtime(tmp_path / "link.yaml")
     assert first is second
-    first.close()
+    first.close_now()
     assert shared_runtime(path) is first
-    first.close()
-    first.close()
+    first.close_now()
+    first.close_now()
     third = shared_runtime(path)
     assert third is not first
-    third.close()
+    third.close_now()
 
 
 def test_a_start_that_fails_is_not_remembered(write: Write) -> None:
@@ -417,4 +417,4 @@ def test_a_start_that_fails_is_not_remembered(write: Write) -> None:
     with pytest.raises(ConfigError):
         shared_runtime(path)
     write(FIRST)
-    shared_runtime(path).close()
+    shared_runtime(path).close_now()

@@ -134,7 +134,7 @@ def _bound(finding: Finding, server: Any, compiled: Compiled) -> Finding:
     except MacaroonError as error:
         return replace(finding, server_problem=f"{error} [{error.code}]")
     finally:
-        runtime.close()
+        runtime.close_now()
 
 
 def _without_secrets(diagnostics: Iterable[Diagnostic]) -> Iterable[Diagnostic]:
@@ -152,7 +152,8 @@ def show(finding: Finding, console: Console) -> None:
     if finding.server_problem:
         console.print(Text.assemble(("server: ", "bold red"), finding.server_problem))
     if finding.report is not None:
-        console.print(Text(str(finding.report)))
+        for line in _lines(finding.report):
+            console.print(Text(line))
     console.print(Text(summary(finding), style="bold red" if finding.exit_code(strict=False) else "bold green"))
 
 
@@ -182,15 +183,15 @@ def as_document(finding: Finding, code: int) -> dict[str, Any]:
             {"name": p.name, "distribution": p.distribution, "version": p.version, "status": p.status, "why": p.why}
             for p in finding.plugins
         ],
-        "server": {"problem": finding.server_problem or None, "report": _plain(finding.report)},
+        "server": {
+            "problem": finding.server_problem or None,
+            "report": _lines(finding.report) if finding.report is not None else None,
+        },
     }
 
 
-def _plain(report: Any) -> Any:
-    if report is None:
-        return None
-    as_dict = getattr(report, "as_json", None)
-    return as_dict() if callable(as_dict) else str(report).splitlines()
+def _lines(report: Any) -> list[str]:
+    return [str(line) for line in report.lines()]
 
 
 def _coloured(diagnostic: Diagnostic) -> Text:

@@ -67,7 +67,6 @@ class Runtime:
         self._tickets = itertools.count(1)
         self._latest = 0
         self._users = 1
-        self._closing: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         return f"Runtime({str(self.path or '')!r}, revision={self.revision!r})"
@@ -108,19 +107,19 @@ class Runtime:
 
     # --- reload ---------------------------------------------------------------------------------------------------
 
-    def reload(self, config: Mapping[str, Any] | None = None) -> bool:
-        """Reads the file again and puts it in force. True: what it says is in force; False: the old revision stays.
+    async def reload(self, config: Mapping[str, Any] | None = None) -> bool:
+        """Reads the file again, in a worker thread, and puts it in force; a request in flight keeps its revision.
 
-        Waits for the file system; in an event loop use `reload_soon`. Never raises for what is wrong with the file:
-        see `status`. A runtime made of a mapping takes the new one as `config`.
+        True: what the file says is in force; False: the old revision stays, and `status` says why. Never raises for
+        what is wrong with the file. A runtime made of a mapping takes the new one as `config`.
         """
-        ticket, prepared = self._prepared(config)
+        ticket, prepared = await asyncio.to_thread(self._prepared, config)
         with self._lock:
             return self._adopt(ticket, prepared)
 
-    async def reload_soon(self) -> bool:
-        """`reload`, with the file read and compiled in a worker thread."""
-        ticket, prepared = await asyncio.to_thread(self._prepared, None)
+    def reload_now(self, config: Mapping[str, Any] | None = None) -> bool:
+        """`reload` for programs without an event loop; it waits for the file system."""
+        ticket, prepared = self._prepared(config)
         with self._lock:
             return self._adopt(ticket, prepared)
 
@@ -135,7 +134,7 @@ class Runtime:
             found = await asyncio.to_thread(signature_of, self.path)
             if found != self._signature:
                 self._signature = found
-                await self.reload_soon()
+                await self.reload()
             await asyncio.sleep(interval)
 
     def _prepared(self, config: Mapping[str, Any] | None) -> tuple[int, Compiled | ConfigError]:
@@ -198,20 +197,15 @@ class Runtime:
 
     # --- end ------------------------------------------------------------------------------------------------------
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Releases threads, store and sinks, once every user of a shared runtime has closed it."""
         if self._release():
-            try:
-                loop = asyncio.get_running_loop()
-            except RuntimeError:
-                asyncio.run(self._end())
-            else:
-                self._closing = loop.create_task(self._end())
-
-    async def aclose(self) -> None:
-        """`close`, done when this returns."""
-        if self._release():
             await self._end()
+
+    def close_now(self) -> None:
+        """`close` for programs without a running event loop."""
+        if self._release():
+            asyncio.run(self._end())
 
     def _release(self) -> bool:
         with _shared_lock:
