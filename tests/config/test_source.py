@@ -119,6 +119,14 @@ def test_depth_is_bounded_without_recursion(opening: str, count: int) -> None:
     assert found[0] in ("too_deep", "yaml_syntax")
 
 
+@pytest.mark.threat("L02", "L07")
+@pytest.mark.parametrize("line", ["a: 1\n", "- no\n", "- !x y\n", "- {a: 1, a: 2}\n", "  - x\n", "- &a x\n"])
+def test_a_large_file_full_of_faults_is_refused_in_linear_time(line: str) -> None:
+    started = time.perf_counter()
+    assert len(codes(line * (200_000 // len(line)))) <= module.MAX_FAULTS + 1
+    assert time.perf_counter() - started < 10
+
+
 @pytest.mark.threat("L05")
 @pytest.mark.parametrize("value", AMBIGUOUS)
 def test_a_scalar_that_yaml_versions_read_differently_must_be_quoted(value: str) -> None:

@@ -23,6 +23,7 @@ from .scalars import plain_scalar
 
 MAX_DEPTH: Final = 100
 MAX_ALIASED: Final = 10_000
+MAX_FAULTS: Final = 100
 
 _PARSER: Final[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _UNSEEN: Final = re.compile(
@@ -128,7 +129,7 @@ def _if_policy(lines: Sequence[str], number: int) -> str:
     For faults that are found before the file's structure is known.
     """
     line = lines[number - 1]
-    for above in reversed(lines[:number]):
+    for above in (lines[index] for index in range(number - 1, -1, -1)):
         if above[:1] not in ("", " ", "\t", "#", "-", "]", "}"):
             safe = above.startswith("policies:") and not SECRET_VALUE.search(line)
             return line if safe else ""
@@ -333,6 +334,8 @@ class _Reader:
         )
 
     def _note(self, code: str, message: str, spot: Spot, hint: str = "", *, key: bool = False) -> None:
+        if len(self.faults) >= MAX_FAULTS:
+            self._stop("too_many_faults", f"more than {MAX_FAULTS} faults; the rest is not read", spot)
         self.faults.append(Fault(code=code, message=message, spot=spot, hint=hint, key=key))
 
     def _stop(self, code: str, message: str, spot: Spot, hint: str = "") -> NoReturn:
