@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..host.registry import Registry
 
 _REFERENCE: Final = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
+COMPARISONS: Final = 1_000_000
 _WITHOUT_EFFECT: Final = ("approver", "scopes", "expiry", "secret")
 
 
@@ -90,7 +91,7 @@ def _allowing_everything(rules: Rules) -> Iterable[Diagnostic]:
 
 def _contradicting(rules: Rules) -> Iterable[Diagnostic]:
     """Allowing rules that a deny covers altogether, so that they can never count: deny wins (THREATS L09)."""
-    denials = [p for p in rules.placed if p.rule.action is Action.DENY and not _is_limited(p.rule)]
+    denials = _denials(rules)
     index = TargetIndex(placed.rule.target for placed in denials)
     everything = [p for p in denials if p.rule.target.kind is None]
     for placed in rules.placed:
@@ -102,6 +103,16 @@ def _contradicting(rules: Rules) -> Iterable[Diagnostic]:
         if against is not None:
             where = f"the rule in line {against.rule.place.line}" if against.rule.place.line else "another rule"
             yield rules.of(placed, "contradiction", f"{where} denies this, and deny wins: {against.rule.text}")
+
+
+def _denials(rules: Rules) -> list[PlacedRule]:
+    """The rules that deny always. Globs without a literal end cost a look each: of very many, none is compared."""
+    found = [p for p in rules.placed if p.rule.action is Action.DENY and not _is_limited(p.rule)]
+    loose = [p for p in found if p.rule.target.pattern.startswith("*") and p.rule.target.pattern.endswith("*")]
+    if len(loose) * len(rules.placed) <= COMPARISONS:
+        return found
+    ignored = {id(placed) for placed in loose}
+    return [placed for placed in found if id(placed) not in ignored]
 
 
 def _opposes(rules: Rules, denial: Rule, rule: Rule) -> bool:
