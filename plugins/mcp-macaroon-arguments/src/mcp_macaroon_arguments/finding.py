@@ -1,0 +1,147 @@
+"""Finds values among a call's arguments, by name or by what a name looks like. What it cannot read it refuses."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from mcp_macaroon_middleware.plugin import Check, Params, Verdict
+
+P = TypeVar("P", bound=Params)
+
+MOST: Final = 10_000
+_WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One value, its name, and the mapping that it stands in."""
+
+    name: str
+    value: Any
+    beside: Mapping[str, Any]
+
+
+class Unjudged(Exception):
+    """The arguments cannot be judged, so the call is refused with this code and public reason."""
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+
+
+def refusing(check: Callable[[Check[P]], Verdict]) -> Callable[[Check[P]], Verdict]:
+    """Turns what `check` cannot judge into a refusal, or a question where the rule says `elicit`."""
+
+    @functools.wraps(check)
+    def judged(given: Check[P]) -> Verdict:
+        try:
+            return check(given)
+        except Unjudged as why:
+            return given.refuse(why.code, why.reason)
+
+    return judged
+
+
+def required(arguments: Mapping[str, Any], name: str) -> list[Found]:
+    """Every value that `name` can mean: the argument of that very name, and the nested ones that its dots lead to.
+
+    Lists on the way are walked. Raises `Unjudged` where there is none, or where one item of a list lacks it.
+    """
+    found = _named(arguments, name)
+    if not found:
+        raise _missing(name)
+    return found
+
+
+def present(arguments: Mapping[str, Any], names: Sequence[str]) -> list[Found]:
+    """The values of those of `names` that are there. Raises `Unjudged` where one item of a list lacks one."""
+    return [found for name in names for found in _named(arguments, name)]
+
+
+def _named(arguments: Mapping[str, Any], name: str) -> list[Found]:
+    whole = [Found(name, arguments[name], arguments)] if name in arguments else []
+    first, *rest = name.split(".")
+    if not rest or first not in arguments:
+        return whole
+    nested = [Found(first, arguments[first], arguments)]
+    for part in rest:
+        beside = [item for found in nested for item in _opened(found.value)]
+        if not all(isinstance(item, Mapping) and part in item for item in beside):
+            raise _missing(name)
+        nested = [Found(part, item[part], item) for item in beside]
+    return whole + nested
+
+
+def _missing(name: str) -> Unjudged:
+    return Unjudged("argument_required", f"The argument {name} is required by policy.")
+
+
+def looking_like(arguments: Mapping[str, Any], like: Callable[[tuple[str, ...]], bool]) -> list[Found]:
+    """The values, at any depth, whose names `like` recognises by their words.
+
+    Numbers and booleans under such a name are left out (`file_count`); a mapping there is looked into, and must have
+    such a name in it. Raises `Unjudged` for one that has not, and for more than 10,000 values.
+    """
+    found: list[Found] = []
+    waiting: list[Any] = [arguments]
+    seen = 0
+    while waiting:
+        value = waiting.pop()
+        inside: Any = value.items() if isinstance(value, Mapping) else ((None, item) for item in value)
+        for name, inner in inside:
+            seen += 1
+            if seen + len(waiting) > MOST:
+                raise _TOO_MANY
+            if not isinstance(name, str) or not like(words(name)):
+                waiting += [inner] if isinstance(inner, Mapping | list | tuple) else []
+            elif not isinstance(inner, bool | int | float):
+                single = _opened(inner)
+                waiting += [item for item in single if isinstance(item, Mapping) and _holds(item, like)]
+                found += [Found(name, item, value) for item in single if not isinstance(item, Mapping)]
+    return found
+
+
+def _holds(mapping: Mapping[str, Any], like: Callable[[tuple[str, ...]], bool]) -> bool:
+    if any(isinstance(name, str) and like(words(name)) for name in mapping):
+        return True
+    raise _UNREADABLE
+
+
+@functools.lru_cache(maxsize=4096)
+def words(name: str) -> tuple[str, ...]:
+    """The words of a name, in lower case: `newFilePath` and `new_file_path` are the same three."""
+    return tuple(word.lower() for word in _WORD.findall(name[:256]))
+
+
+def items(value: Any) -> list[Any]:
+    """A value as a list of single ones: lists are opened, whatever their depth.
+
+    Raises `Unjudged` for null, an empty list, a mapping among the items, and more than 10,000 of them.
+    """
+    single = _opened(value)
+    if any(item is None or isinstance(item, list | tuple | Mapping) for item in single):
+        raise _UNREADABLE
+    return single
+
+
+def _opened(value: Any) -> list[Any]:
+    """The items of a list and of the lists in it; an empty list is an item of its own, and so is any other value."""
+    waiting, single = [value], []
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, list | tuple) and item:
+            waiting.extend(item)
+        else:
+            single.append(item)
+        if len(waiting) + len(single) > MOST:
+            raise _TOO_MANY
+    return single
+
+
+_UNREADABLE: Final = Unjudged("argument_unreadable", "An argument cannot be judged by policy.")
+_TOO_MANY: Final = Unjudged("arguments_too_large", "There are too many arguments to be judged.")
