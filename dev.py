@@ -1,0 +1,192 @@
+"""The project's one script: `python dev.py demo | test | bench | bump`. Standard library only.
+
+Every command does its own set-up: a virtual environment beside this file with the newest pip, the package and every
+plugin distribution installed editable. Set-up is skipped while nothing that it depends on has changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import re
+import subprocess
+import sys
+import time
+import venv
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+VENV = ROOT / ".venv"
+BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
+PYTHON = BIN / ("python.exe" if os.name == "nt" else "python")
+STAMP = VENV / ".macaroon-stamp"
+OLDEST = (3, 11)
+
+
+class Failed(Exception):
+    """A step did not succeed; the text says which, and what to do."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code."""
+    parser = argparse.ArgumentParser(prog="dev.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("setup", help="make the environment and stop")
+    commands.add_parser("demo", help="watch a guarded server, scene by scene")
+    tests = commands.add_parser("test", help="lint, types, layers and all tests of all distributions")
+    tests.add_argument("--mutants", action="store_true", help="take defences out, one by one: a test must fail each time")
+    tests.add_argument("--only-tests", action="store_true", help="skip lint, types and layers")
+    commands.add_parser("bench", help="measure beside bare FastMCP, in one interleaved run")
+    bump = commands.add_parser("bump", help="set a new version everywhere")
+    bump.add_argument("part", choices=["major", "minor", "patch", "pre"])
+    options, rest = parser.parse_known_args(argv)
+    if rest and options.command not in ("demo", "test", "bench"):
+        parser.error(f"unknown arguments: {' '.join(rest)}")
+    if sys.version_info < OLDEST:
+        print(f"dev.py needs Python {OLDEST[0]}.{OLDEST[1]} or newer, this is {sys.version.split()[0]}", file=sys.stderr)
+        return 2
+    try:
+        return run(options, rest)
+    except Failed as failure:
+        print(f"dev.py: {failure}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def run(options: argparse.Namespace, rest: list[str]) -> int:
+    """The chosen command, after the set-up it needs."""
+    if options.command == "bump":
+        return bump_version(options.part)
+    set_up()
+    if options.command == "setup":
+        return 0
+    if options.command == "demo":
+        return subprocess.call([str(PYTHON), "-m", "mcp_macaroon_middleware", "demo", *rest], cwd=ROOT)
+    if options.command == "bench":
+        return subprocess.call([str(PYTHON), str(ROOT / "tests" / "benchmarks" / "run.py"), *rest], cwd=ROOT)
+    if options.mutants:
+        return subprocess.call([str(PYTHON), str(ROOT / "tests" / "mutants" / "run.py"), *rest], cwd=ROOT)
+    return test(rest, only_tests=options.only_tests)
+
+
+# --- set-up ---------------------------------------------------------------------------------------------------------
+
+
+def distributions() -> list[Path]:
+    """The folders of every distribution in this repository, the package first."""
+    return [ROOT, *sorted(path.parent for path in (ROOT / "plugins").glob("*/pyproject.toml"))]
+
+
+def stamp() -> str:
+    """A digest of everything that the environment is made of."""
+    digest = hashlib.sha256(sys.version.encode())
+    for folder in distributions():
+        digest.update(str(folder).encode())
+        digest.update((folder / "pyproject.toml").read_bytes())
+    return digest.hexdigest()
+
+
+def set_up() -> None:
+    """Makes the environment, unless it stands already."""
+    wanted = stamp()
+    if PYTHON.exists() and STAMP.exists() and STAMP.read_text() == wanted:
+        return
+    print("set-up: making .venv", flush=True)
+    if not PYTHON.exists():
+        make_venv()
+    pip("the newest pip", "--upgrade", "pip")
+    editable = [part for folder in distributions()[1:] for part in ("--editable", str(folder))]
+    pip("the package and its plugins", "--editable", f"{ROOT}[dev,testing]", *editable)
+    STAMP.write_text(wanted)
+
+
+def make_venv() -> None:
+    """A fresh virtual environment; on Debian the module for it may have to be installed first."""
+    try:
+        venv.create(VENV, with_pip=True, clear=True)
+    except (subprocess.CalledProcessError, OSError) as error:
+        raise Failed(f"cannot make a virtual environment ({error}); on Debian: apt-get install python3-venv") from None
+
+
+def pip(what: str, *arguments: str) -> None:
+    """Installs quietly; on failure shows what pip said."""
+    print(f"set-up: installing {what}", flush=True)
+    command = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.stderr.write(done.stdout + done.stderr)
+        raise Failed(f"pip could not install {what}")
+
+
+# --- test -----------------------------------------------------------------------------------------------------------
+
+
+def test(rest: list[str], *, only_tests: bool) -> int:
+    """Lint, types, layers, then every test; the last line says how it went."""
+    started = time.monotonic()
+    sources = [str(folder / "src") for folder in distributions()]
+    steps: list[tuple[str, list[str]]] = []
+    if not only_tests:
+        steps += [
+            ("lint", [str(BIN / "ruff"), "check", "--quiet", "."]),
+            ("types", [str(PYTHON), "-m", "mypy", "--strict", *sources, "dev.py"]),
+            ("layers", [str(BIN / "lint-imports"), "--no-logo"]),
+        ]
+    steps.append(("tests", [str(PYTHON), "-m", "pytest", "-q", *rest]))
+    failed = [name for name, command in steps if not step(name, command)]
+    seconds = time.monotonic() - started
+    if failed:
+        print(f"FAIL: {', '.join(failed)} ({seconds:.0f} s)")
+        return 1
+    print(f"PASS: {', '.join(name for name, _ in steps)} ({seconds:.0f} s)")
+    return 0
+
+
+def step(name: str, command: list[str]) -> bool:
+    """Runs one step and shows what it says."""
+    print(f"--- {name}", flush=True)
+    return subprocess.call(command, cwd=ROOT) == 0
+
+
+# --- bump -----------------------------------------------------------------------------------------------------------
+
+
+VERSION = re.compile(r'^(version = |__version__: Final = )"(\d+)\.(\d+)\.(\d+)(a\d+)?"', re.MULTILINE)
+
+
+def bump_version(part: str) -> int:
+    """Writes the next version into every file that names it, and opens a section in the changelog."""
+    files = [folder / "pyproject.toml" for folder in distributions()]
+    files.append(ROOT / "src" / "mcp_macaroon_middleware" / "__init__.py")
+    found = VERSION.search(files[0].read_text())
+    if found is None:
+        raise Failed("pyproject.toml names no version of the form 1.2.3 or 1.2.3a4")
+    new = next_version(int(found[2]), int(found[3]), int(found[4]), found[5], part)
+    for path in files:
+        text, count = VERSION.subn(rf'\g<1>"{new}"', path.read_text(), count=1)
+        if not count:
+            raise Failed(f"{path.relative_to(ROOT)} names no version")
+        path.write_text(text)
+    changelog = ROOT / "CHANGELOG.md"
+    text = changelog.read_text()
+    changelog.write_text(text.replace("## Unreleased\n", f"## Unreleased\n\n## {new} ({time.strftime('%Y-%m-%d')})\n", 1))
+    print(new)
+    return 0
+
+
+def next_version(major: int, minor: int, patch: int, pre: str | None, part: str) -> str:
+    """The version after this one."""
+    if part == "pre":
+        return f"{major}.{minor}.{patch}a{int(pre[1:]) + 1}" if pre else f"{major}.{minor}.{patch + 1}a1"
+    if pre:
+        return f"{major}.{minor}.{patch}"
+    if part == "major":
+        return f"{major + 1}.0.0"
+    return f"{major}.{minor + 1}.0" if part == "minor" else f"{major}.{minor}.{patch + 1}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
