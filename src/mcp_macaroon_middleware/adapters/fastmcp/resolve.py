@@ -1,0 +1,341 @@
+"""From what a request names to the component that will run: through hashed names, mounts, renames, versions, URIs.
+
+What cannot be resolved gives None, and is refused exactly as an unknown component. It runs no component.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from fastmcp import FastMCP
+from fastmcp.resources.template import ResourceTemplate, forward_uri
+from fastmcp.server.providers.addressing import parse_hashed_backend_name, parse_hashed_resource_uri
+from fastmcp.server.providers.fastmcp_provider import FastMCPProviderResourceTemplate
+from fastmcp.server.providers.prefab_synthesis import synthesize_prefab_resource_by_uri
+from fastmcp.server.providers.proxy import ProxyTemplate
+from fastmcp.tools.tool_transform import TransformedTool
+from fastmcp.utilities.versions import VersionSpec
+
+from ...errors import AuditUnavailable
+from ...model import EMPTY, Component
+from ...rules import normal_uri
+from . import census as counting
+from .census import KIND_OF, Census, Entry, Key, chain_of, label_of, name_of, shape_of, spelled
+from .compat import MOUNTED, AnyComponent, mount_target
+from .definitions import digest_of
+from .frames import LeafKey
+from .uris import canonical, objection, spellings
+
+logger: Final = logging.getLogger("mcp_macaroon_middleware")
+
+FRESH: Final = 1.0
+MOST: Final = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Found:
+    """A resolved component: as rules see it, and as FastMCP will run it.
+
+    `offered` is the object at the server that was asked, `leaf` the one that runs, `transforms` the transformed tools
+    between them, outermost first. `params` are a template's, in the leaf's names.
+    """
+
+    component: Component
+    key: LeafKey
+    server: FastMCP[Any]
+    offered: AnyComponent
+    leaf: AnyComponent
+    transforms: tuple[TransformedTool, ...] = ()
+    params: Mapping[str, Any] = field(default=EMPTY)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objection:
+    """A resource that exists and is refused for its spelling."""
+
+    why: str
+
+
+@dataclass(slots=True)
+class _Trail:
+    """What a walk from an offered component to its leaf has passed."""
+
+    names: list[str] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    transforms: list[TransformedTool] = field(default_factory=list)
+
+    def step(self, shape: str, component: AnyComponent) -> None:
+        for name in chain_of(component):
+            self.names.append(spelled(shape, name))
+            if self.labels:
+                self.names.append(f"{self.labels[-1]}/{spelled(shape, name)}")
+
+
+class Resolver:
+    """Resolves names for one guarded root. What it found is kept for a second, by component, never by what fails."""
+
+    def __init__(self, root: FastMCP[Any], known: Known) -> None:
+        self.root = root
+        self.census = Census()
+        self._known = known
+        self._kept: dict[tuple[int, str, str, str | None], tuple[float, object, Found]] = {}
+
+    def adopt(self, census: Census) -> None:
+        """Takes a census of the root."""
+        self.census = census
+        self._kept.clear()
+
+    # --- tools and prompts ----------------------------------------------------------------------------------------
+
+    async def tool(self, server: FastMCP[Any], name: str, version: VersionSpec | None = None) -> Found | None:
+        """The tool that a call of `name` at `server` runs."""
+        return await self._named(server, "tool", name, version)
+
+    async def prompt(self, server: FastMCP[Any], name: str, version: VersionSpec | None = None) -> Found | None:
+        """The prompt that `name` at `server` renders."""
+        return await self._named(server, "prompt", name, version)
+
+    async def _named(self, server: FastMCP[Any], shape: str, name: str, version: VersionSpec | None) -> Found | None:
+        wanted = version.eq if version is not None else None
+        key = (id(server), shape, name, wanted)
+        kept = self._recall(server, key) if version is None or wanted is not None else None
+        if kept is not None:
+            return kept
+        offered = await self._look(server, shape, name, version)
+        if offered is None:
+            return None
+        found = await self.offered(server, offered)
+        if found is not None and (version is None or wanted == found.offered.version):
+            self._keep(server, key, found)
+        return found
+
+    async def offered(self, server: FastMCP[Any], component: AnyComponent) -> Found | None:
+        """What a component that `server` offers (in a list, say) leads to. For templates: the template itself."""
+        shape, trail = shape_of(component), _Trail()
+        at, current = server, component
+        while True:
+            trail.step(shape, current)
+            level = current
+            while isinstance(current, TransformedTool):
+                trail.transforms.append(current)
+                current = current.parent_tool
+            if not isinstance(current, MOUNTED):
+                return await self._found(server, component, at, level, current, trail)
+            child, name = mount_target(current)
+            below = await self._below(child, shape, name, current.version)
+            if below is None:
+                return None
+            trail.labels.append(label_of(child, 0))
+            at, current = child, below
+
+    async def _below(self, child: FastMCP[Any], shape: str, name: str, version: str | None) -> AnyComponent | None:
+        spec = VersionSpec(eq=version) if version else None
+        if shape == "template":
+            templates = await child.list_resource_templates(run_middleware=False)
+            return next((t for t in templates if t.uri_template == name and t.version == version), None)
+        return await self._look(child, shape, name, spec)
+
+    async def _look(
+        self, server: FastMCP[Any], shape: str, name: str, version: VersionSpec | None
+    ) -> AnyComponent | None:
+        """The server's own lookup. Whatever goes wrong in it, the component is unknown."""
+        try:
+            if shape == "prompt":
+                return await server.get_prompt(name, version)
+            if shape == "resource":
+                return await server.get_resource(name, version)
+            tool = await server.get_tool(name, version)
+            hashed = parse_hashed_backend_name(name) if tool is None else None
+            return await server.get_tool_by_hash(*hashed) if hashed is not None else tool
+        except Exception as error:
+            logger.warning("a %s cannot be looked up: %s", shape, type(error).__name__)
+            return None
+
+    # --- resources ------------------------------------------------------------------------------------------------
+
+    async def resource(
+        self, server: FastMCP[Any], uri: str, version: VersionSpec | None = None
+    ) -> Found | Objection | None:
+        """The resource that a read of `uri` at `server` reads: the exact one, else a template with its parameters."""
+        if parse_hashed_resource_uri(uri) is not None:
+            rendered = await synthesize_prefab_resource_by_uri(server, uri)
+            if rendered is not None:
+                return await self._found(server, rendered, server, rendered, rendered, _Trail(names=[uri]))
+        exact = await self._named(server, "resource", uri, version)
+        if exact is not None:
+            return exact
+        try:
+            template = await server.get_resource_template(uri, version)
+        except Exception as error:
+            logger.warning("a resource template cannot be looked up: %s", type(error).__name__)
+            return None
+        params = template.matches(uri) if template is not None else None
+        if template is None or params is None:
+            return None
+        return await self._templated(server, template, params, uri)
+
+    async def _templated(
+        self, server: FastMCP[Any], template: ResourceTemplate, params: Mapping[str, Any], uri: str
+    ) -> Found | Objection | None:
+        why = objection(template, params, uri, remote=isinstance(template, ProxyTemplate))
+        if why is not None:
+            return Objection(why=why)
+        if isinstance(template, FastMCPProviderResourceTemplate):
+            child, inner = mount_target(template)
+            spec = VersionSpec(eq=template.version) if template.version else None
+            below = await self.resource(child, forward_uri(inner, dict(params), uri), spec)
+            if not isinstance(below, Found):
+                return below
+            outer = await self._entries(server, template)
+            return replace(below, offered=template, component=self._seen(server, template, params, uri, outer, below))
+        entries = await self._entries(server, template)
+        component = self._seen(server, template, params, uri, entries, None)
+        key: LeafKey = (id(server), *_key(template))
+        return Found(component=component, key=key, server=server, offered=template, leaf=template, params=dict(params))
+
+    def _seen(
+        self,
+        server: FastMCP[Any],
+        template: ResourceTemplate,
+        params: Mapping[str, Any],
+        uri: str,
+        entries: Sequence[Entry],
+        below: Found | None,
+    ) -> Component:
+        """A templated read as rules see it: the template, the concrete URI, and what both are called further in."""
+        leaf = below.component if below is not None else None
+        names = [*_names(entries), *spellings(template, params, uri)]
+        if leaf is not None:
+            names += [leaf.name, *leaf.names, *((leaf.uri,) if leaf.uri else ())]
+        own = normal_uri(template.uri_template)
+        names.append(names.pop(names.index(leaf.names[-1] if leaf and leaf.names else own)) if names else own)
+        return Component(
+            kind=KIND_OF["template"],
+            name=self._exposed(server, template, entries),
+            names=tuple(dict.fromkeys(reversed(names)))[::-1],
+            server=_path(entries) if leaf is None else "/".join(filter(None, (_path(entries) or leaf.server,))),
+            version=template.version,
+            digest=leaf.digest if leaf is not None else digest_of(template),
+            uri=canonical(template, params),
+        )
+
+    # --- what was found -------------------------------------------------------------------------------------------
+
+    async def _found(
+        self,
+        server: FastMCP[Any],
+        offered: AnyComponent,
+        at: FastMCP[Any],
+        level: AnyComponent,
+        leaf: AnyComponent,
+        trail: _Trail,
+    ) -> Found:
+        entries = await self._entries(server, offered)
+        leaf_name = spelled(shape_of(leaf), chain_of(leaf)[-1])
+        names = dict.fromkeys((*_names(entries), *trail.names))
+        names.pop(leaf_name, None)
+        component = Component(
+            kind=KIND_OF[shape_of(leaf)],
+            name=self._exposed(server, offered, entries),
+            names=(*names, leaf_name),
+            server=_path(entries) or "/".join(trail.labels),
+            version=offered.version,
+            digest=digest_of(leaf),
+        )
+        self._known.meet(component)
+        return Found(
+            component=component,
+            key=(id(at), *_key(level)),
+            server=at,
+            offered=offered,
+            leaf=leaf,
+            transforms=tuple(trail.transforms),
+        )
+
+    async def _entries(self, server: FastMCP[Any], offered: AnyComponent) -> Sequence[Entry]:
+        """The root's entries that a call of this component at this server belongs to; a new one is counted first."""
+        hop = (id(server), _key(offered))
+        entries = self._at(server, hop)
+        if not entries and not self.census.missing:
+            self.adopt(await counting.take(self.root))
+            entries = self._at(server, hop)
+        return entries
+
+    def _at(self, server: FastMCP[Any], hop: tuple[int, Key]) -> Sequence[Entry]:
+        if server is self.root:
+            entry = self.census.entries.get(hop[1])
+            return (entry,) if entry is not None else ()
+        return self.census.by_hop.get(hop, ())
+
+    def _exposed(self, server: FastMCP[Any], offered: AnyComponent, entries: Sequence[Entry]) -> str:
+        """The public name: the root's own, or the one under which the root offers what a mounted server calls."""
+        shape = shape_of(offered)
+        if server is self.root:
+            return spelled(shape, name_of(offered))
+        if entries:
+            return spelled(shape, name_of(entries[0].component))
+        return f"{label_of(server, 0)}/{spelled(shape, name_of(offered))}"
+
+    # --- what is kept ---------------------------------------------------------------------------------------------
+
+    def _recall(self, server: FastMCP[Any], key: tuple[int, str, str, str | None]) -> Found | None:
+        kept = self._kept.get(key)
+        if kept is None or kept[0] < time.monotonic() or kept[1] != _signature(server):
+            return None
+        return kept[2]
+
+    def _keep(self, server: FastMCP[Any], key: tuple[int, str, str, str | None], found: Found) -> None:
+        if len(self._kept) >= MOST:
+            self._kept.clear()
+        self._kept[key] = (time.monotonic() + FRESH, _signature(server), found)
+
+
+class Known:
+    """The definitions that have been seen; a new one after the start is written down (THREATS J04)."""
+
+    def __init__(self, audit: Any) -> None:
+        self._audit = audit
+        self._seen: set[tuple[str, str]] = set()
+        self.settled = False
+
+    def meet(self, component: Component) -> None:
+        """Notes a definition; after the start, with an audit event the first time."""
+        mark = (component.key, component.digest)
+        if mark in self._seen:
+            return
+        if len(self._seen) >= 16 * MOST:
+            self._seen.clear()
+        self._seen.add(mark)
+        if not self.settled:
+            return
+        facts = {"kind": component.kind.value, "name": component.name, "digest": component.digest}
+        try:
+            self._audit.event("component", facts | ({"server": component.server} if component.server else {}))
+        except AuditUnavailable:
+            logger.error("a new component could not be recorded")
+
+
+def _key(component: AnyComponent) -> Key:
+    return shape_of(component), name_of(component), component.version
+
+
+def _names(entries: Sequence[Entry]) -> list[str]:
+    return [name for entry in entries for name in entry.names]
+
+
+def _path(entries: Sequence[Entry]) -> str:
+    return "/".join(entries[0].path) if entries else ""
+
+
+def _signature(server: FastMCP[Any]) -> object:
+    """What changes when a server gets other providers, transforms or injected tools."""
+    return (
+        *map(id, server.providers),
+        len(server._transforms),
+        len(server.middleware),
+        len(server.local_provider._components),
+    )
