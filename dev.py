@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands.add_parser("setup", help="make the environment and stop")
     commands.add_parser("demo", help="watch a guarded server, scene by scene")
     tests = commands.add_parser("test", help="lint, types, layers and all tests of all distributions")
-    tests.add_argument("--mutants", action="store_true", help="take defences out, one by one: a test must fail each time")
+    tests.add_argument("--mutants", action="store_true", help="take defences out one by one: a test must fail")
     tests.add_argument("--only-tests", action="store_true", help="skip lint, types and layers")
     commands.add_parser("bench", help="measure beside bare FastMCP, in one interleaved run")
     bump = commands.add_parser("bump", help="set a new version everywhere")
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if rest and options.command not in ("demo", "test", "bench"):
         parser.error(f"unknown arguments: {' '.join(rest)}")
     if sys.version_info < OLDEST:
-        print(f"dev.py needs Python {OLDEST[0]}.{OLDEST[1]} or newer, this is {sys.version.split()[0]}", file=sys.stderr)
+        print(f"dev.py needs Python {OLDEST[0]}.{OLDEST[1]}, this is {sys.version.split()[0]}", file=sys.stderr)
         return 2
     try:
         return run(options, rest)
@@ -171,8 +171,8 @@ def bump_version(part: str) -> int:
             raise Failed(f"{path.relative_to(ROOT)} names no version")
         path.write_text(text)
     changelog = ROOT / "CHANGELOG.md"
-    text = changelog.read_text()
-    changelog.write_text(text.replace("## Unreleased\n", f"## Unreleased\n\n## {new} ({time.strftime('%Y-%m-%d')})\n", 1))
+    heading = f"## Unreleased\n\n## {new} ({time.strftime('%Y-%m-%d')})\n"
+    changelog.write_text(changelog.read_text().replace("## Unreleased\n", heading, 1))
     print(new)
     return 0
 

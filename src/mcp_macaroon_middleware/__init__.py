@@ -1,4 +1,4 @@
-"""Authorization for MCP servers: rules, approvals, redaction and narrowable tokens, as one middleware and one YAML file.
+"""Authorization for MCP servers: rules, redaction, limits and narrowable tokens, as one middleware and one YAML file.
 
     from mcp_macaroon_middleware import guard
 

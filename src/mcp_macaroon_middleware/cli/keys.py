@@ -17,7 +17,8 @@ def new(
     directory: Annotated[Path | None, Parameter(help="The key directory; it is made if it is not there.")] = None,
     *,
     print_: Annotated[
-        bool, Parameter(name="--print", negative=(), help="Print one secret, for MACAROON_SECRET_KEY, and store nothing.")
+        bool,
+        Parameter(name="--print", negative=(), help="Print one secret, for MACAROON_SECRET_KEY, and store nothing."),
     ] = False,
 ) -> int:
     """Make a key in DIRECTORY, readable by its owner alone; it signs from now on, and older keys still verify.
