@@ -115,8 +115,8 @@ def test_everything_wrong_is_told_at_once_in_the_order_of_the_file(write: Write)
           default: dney
           store: no
           audit: [{sink: jsnl}]
-        plugins:
-          nobody: {}
+        plugins: {allow: [],
+          nobody: {}}
         policies:
           - "bf:a:tool_acess:deny"
           - "bf:a:tool_access:dney"
@@ -247,7 +247,7 @@ def test_10000_rules_compile_in_linear_time() -> None:
 def with_plugin(write: Write, plugins: str = "", rule: str = "bf:a:office_hours:allow:9:17") -> Compiled:
     write(PLUGIN, "office.py")
     path = write(
-        f"config: {{default: deny}}\nplugins:\n  files: [office.py]\n{textwrap.indent(plugins, '  ')}\n"
+        f"config: {{default: deny}}\nplugins:\n  files: [office.py]\n{textwrap.indent(plugins, '  ')}\n  allow: []\n"
         f"policies:\n  - bf:a:tool_access:allow\n  - {rule}\n"
     )
     return compile_file(path)
@@ -297,7 +297,9 @@ def test_params_of_a_plugins_policy_are_checked_when_the_file_is_read(write: Wri
 @pytest.mark.parametrize("body", ["raise RuntimeError('no')", "import a_module_that_is_not_there", "def broken(:"])
 def test_a_plugin_that_cannot_be_imported_is_an_error_and_its_policies_are_not_blamed(write: Write, body: str) -> None:
     write(body, "office.py")
-    path = write("config: {default: deny}\nplugins: {files: [office.py]}\npolicies: ['bf:a:office_hours:allow']")
+    path = write(
+        "config: {default: deny}\nplugins: {allow: [], files: [office.py]}\npolicies: ['bf:a:office_hours:allow']"
+    )
     found = compile_file(path)
     assert found.plan is None
     assert [d.code for d in found.errors] == ["plugin_failed"]

@@ -238,7 +238,7 @@ async def test_a_file_that_is_being_written_is_never_half_a_policy(load: Any, wr
             for line in text.splitlines(keepends=True):
                 file.write(line)
                 file.flush()
-                time.sleep(0.004)
+                time.sleep(0.002)
 
     writer = threading.Thread(target=slowly)
     writer.start()

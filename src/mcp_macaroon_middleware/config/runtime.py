@@ -33,8 +33,8 @@ from .status import Status
 
 logger: Final = logging.getLogger("mcp_macaroon_middleware")
 
-SETTLED: Final = 0.02
-SETTLING: Final = 100
+SETTLED: Final = 0.1
+SETTLING: Final = 50
 BOUND_AT_START: Final = ("secret_key", "keys", "store", "audience", "identity", "audit", "clear_arguments")
 
 Signature = tuple[str, int, int, int, int]
