@@ -200,7 +200,7 @@ def test_enforcers_of_the_application_are_known_with_its_server(write: Write, ru
         SERVER
         + """
 
-from mcp_macaroon_middleware import policy_enforcer
+from mcp_macaroon_middleware.plugin import policy_enforcer
 
 
 @policy_enforcer("check_test_hours")
