@@ -104,11 +104,13 @@ class PolicyEngine:
         token: VerifiedToken | None = None,
         arguments: Arguments | None = None,
         raw: Mapping[str, Any] | None = None,
+        deferred: bool = False,
     ) -> Decision:
         """Judges a request before its component runs.
 
         `arguments` gives the arguments in the component's own values; it is called at most once, and only if a rule
         looks at them. Without it `request.arguments` are judged. `raw` are the arguments as sent, for the audit alone.
+        `deferred`: they are not known yet, and `rejudge` follows, before the component itself runs.
         Never raises for a policy's sake: what goes wrong refuses. `ArgumentsInvalid` from `arguments` is raised again,
         after its record, so that the caller can say what was wrong with them.
         """
@@ -120,7 +122,7 @@ class PolicyEngine:
             started=time.perf_counter(),
         )
         try:
-            return await self._decide(decision, token, arguments, raw)
+            return await self._decide(decision, token, arguments, raw, deferred)
         except ArgumentsInvalid as error:
             self._refused(decision, plain_refusal(error.code), detail=error.code)
             raise
@@ -143,6 +145,7 @@ class PolicyEngine:
         token: VerifiedToken | None,
         arguments: Arguments | None,
         raw: Mapping[str, Any] | None,
+        deferred: bool,
     ) -> Decision:
         plan, request = decision.plan, decision.request
         if token is not None and token.expires is not None and self._clock.now() >= token.expires:
@@ -152,7 +155,7 @@ class PolicyEngine:
         lent = book.lookup(Phase.BEFORE, request.component)
         operator = await self._begin(plan, own, request)
         holder = await self._begin(plan, lent, request)
-        if self._verdict(decision, operator, holder) is not Effect.DENY:
+        if self._verdict(decision, operator, holder) is not Effect.DENY and not deferred:
             for matches, tally in ((own, operator), (lent, holder)):
                 await self._look(decision, matches.arguments, tally, arguments)
             await self._narrow(decision, operator, arguments)
