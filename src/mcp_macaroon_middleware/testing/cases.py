@@ -98,7 +98,7 @@ class Trial:
         store: Store | None = None,
     ) -> Any:
         """What the enforcer answers, in its own time at most. Arguments reach only an enforcer that reads them."""
-        context = request or self.case.context(arguments)
+        context = request if request is not None else self.case.context(arguments)
         if not self.enforcer.reads_arguments and request is None:
             context = context.replace(arguments={})
         document = self.case.result if result is None else result
@@ -108,7 +108,7 @@ class Trial:
             params=self.bound.params,
             action=self.bound.judged,
             clock=FixedClock(context.at),
-            store=store or MemoryStore(),
+            store=store if store is not None else MemoryStore(),  # an empty store may be falsy
             result=Result.of(document) if self.phase is Phase.AFTER else None,
             settings=self.bound.settings,
         )
