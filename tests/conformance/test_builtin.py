@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from mcp_macaroon_middleware.builtin.access import TYPE as TOOL_ACCESS
 from mcp_macaroon_middleware.builtin.field_access import TYPE as FIELD_ACCESS
+from mcp_macaroon_middleware.builtin.jsonl_sink import JsonlSink
 from mcp_macaroon_middleware.builtin.limits import ALLOW_ATTEMPTS, RATE_LIMIT
+from mcp_macaroon_middleware.builtin.log_sink import LogSink
 from mcp_macaroon_middleware.builtin.memory import MemoryStore
 from mcp_macaroon_middleware.plugin import AuditSink, Check, Params, Store, Verdict, enforcer
 from mcp_macaroon_middleware.plugin.namespace import Namespaced
@@ -124,6 +131,49 @@ class TestNamespaced(TestMemoryStore):
         await inner.put("other", b"x", 1e9)
         yield ClosedWithItsOwner(inner)
         await inner.close()
+
+
+class TestJsonlSink(AuditSinkContract):
+    @pytest.fixture(autouse=True)
+    def _folder(self, tmp_path: Path) -> None:
+        self.path = tmp_path / "audit.jsonl"
+
+    @contextmanager
+    def open_sink(self) -> Iterator[AuditSink]:
+        sink = JsonlSink(self.path)
+        yield sink
+        sink.close()
+
+    def read(self, sink: AuditSink) -> Sequence[Mapping[str, Any]]:
+        return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
+
+    def break_sink(self, sink: Any) -> bool:
+        self.path.unlink()
+        self.path.mkdir()
+        return True
+
+
+class Kept(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(self.format(record))
+
+
+class TestLogSink(AuditSinkContract):
+    owns_what_it_writes_to = False
+
+    @contextmanager
+    def open_sink(self) -> Iterator[AuditSink]:
+        self.handler = Kept()
+        logger = logging.Logger("audit", logging.INFO)
+        logger.addHandler(self.handler)
+        yield LogSink(logger)
+
+    def read(self, sink: AuditSink) -> Sequence[Mapping[str, Any]]:
+        return [json.loads(line) for line in self.handler.lines]
 
 
 class TestRecords(AuditSinkContract):
