@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from mcp_macaroon_middleware.builtin.memory import MemoryStore
-
 from mcp_macaroon_middleware import builtin
+from mcp_macaroon_middleware.builtin.memory import MemoryStore
 from mcp_macaroon_middleware.core.audit import AuditLog, SinkSlot
 from mcp_macaroon_middleware.core.plan import Plan, PlanSettings, compile_plan
 from mcp_macaroon_middleware.core.policy_engine import PolicyEngine

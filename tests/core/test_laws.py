@@ -10,10 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lab import ALICE, lab
-from mcp_macaroon_middleware.fields import redact
 
 from mcp_macaroon_middleware.errors import RuleError, TokenInvalid
-from mcp_macaroon_middleware.model import Component, Kind, RequestContext, Result
+from mcp_macaroon_middleware.fields import redact
+from mcp_macaroon_middleware.model import Charge, Component, Kind, RequestContext, Result, Verdict
+from mcp_macaroon_middleware.plugin import Check, EnforcerType, NoParams
 from mcp_macaroon_middleware.tokens import KeyRing, VerifiedToken, attenuate, mint, verify
 
 KEYS = KeyRing.from_secret("a secret of at least thirty-two bytes, for tests only")
@@ -172,6 +173,17 @@ async def test_a_tokens_counters_are_its_own() -> None:
     without = [(await room.engine.decide(request)).allowed for _ in range(3)]
     assert with_token == [True, True, False]
     assert without == [True, True, False]
+
+
+async def test_a_token_never_charges_the_operators_counter() -> None:
+    def shares(_: Check[NoParams]) -> Verdict:
+        return Verdict.allow(charges=[Charge(key=("one",), limit=2, window=60)])
+
+    shared = EnforcerType(name="shares", check=shares, attenuates=True, reads_arguments=False)
+    room = lab(["bf:t:tool_access:allow", "bf:t:shares:allow"], shared)
+    request = RequestContext(principal=ALICE, component=Component(kind=Kind.TOOL, name="t", names=("t",)))
+    token = token_of(["bf:t:shares:allow"])
+    assert [(await room.engine.decide(request, token=token)).allowed for _ in range(3)] == [True, True, False]
 
 
 def test_an_expired_token_does_not_verify() -> None:

@@ -244,7 +244,7 @@ def test_an_identifier_has_one_spelling(spelling: str) -> None:
     facts = json.loads(from_text(token()).identifier)
     identifier = {
         "indent": json.dumps(facts, sort_keys=True),
-        "order": json.dumps(dict(reversed(sorted(facts.items()))), separators=(",", ":")),
+        "order": json.dumps(dict(sorted(facts.items(), reverse=True)), separators=(",", ":")),
         "duplicate": json.dumps(facts, sort_keys=True, separators=(",", ":"))[:-1] + ',"s":"bob"}',
         "unicode": json.dumps({**facts, "s": "é"}, sort_keys=True, separators=(",", ":"), ensure_ascii=False),
         "array": "[]",

@@ -19,6 +19,7 @@ GOOD = "a secret of at least thirty-two bytes, for tests only"
 def test_weak_and_documented_keys_are_refused_with_the_command_that_makes_one(secret: str) -> None:
     with pytest.raises(KeyRingError, match="mcp-macaroon keys new") as caught:
         KeyRing.from_secret(secret)
+    assert ("placeholder" in str(caught.value)) == (secret in PLACEHOLDERS)
     if len(secret) > 3:
         assert secret not in str(caught.value)
 

@@ -76,7 +76,7 @@ class BoundCheck:
     @property
     def may_grant(self) -> bool:
         """Whether passing this rule counts under `default: deny`."""
-        return self.enforcer.grants and self.rule.action is not Action.DENY and not self.from_token
+        return self.enforcer.grants and self.rule.action is not Action.DENY
 
     @property
     def constant(self) -> bool:
