@@ -201,9 +201,7 @@ class PolicyEngine:
             read = len(tally.caveats)
             decision.narrowed += tuple(fresh)
             matches = Rulebook(fresh).lookup(Phase.BEFORE, decision.request.component)
-            granted = tally.granted
             await self._look(decision, matches.folded + matches.open, tally, arguments)
-            tally.granted = granted
 
     def _verdict(self, decision: Decision, operator: Tally, holder: Tally) -> Effect:
         """The minimum of everything judged so far; in shadow mode the operator's rules are noted, not enforced."""

@@ -1,0 +1,166 @@
+"""Limits: what is read, what is refused, and how exact a window is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lab import ALICE, BOB, call, lab
+
+from mcp_macaroon_middleware.builtin.limits import TEN_YEARS, Limits, read_limit
+from mcp_macaroon_middleware.builtin.memory import SLOTS, MemoryStore
+from mcp_macaroon_middleware.errors import StoreUnavailable
+from mcp_macaroon_middleware.model import Component, Kind, Principal
+from mcp_macaroon_middleware.plugin import Amount
+
+
+@pytest.mark.parametrize(
+    ("text", "limit"),
+    [
+        ("10/minute", (10, 60)),
+        ("1/second", (1, 1)),
+        ("100/hour", (100, 3600)),
+        ("5/day", (5, 86_400)),
+        ("5/30s", (5, 30)),
+        ("7/2h", (7, 7200)),
+    ],
+)
+def test_a_limit_is_calls_per_time(text: str, limit: tuple[int, int]) -> None:
+    assert read_limit(text) == limit
+
+
+@pytest.mark.threat("K12")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0/minute",
+        "-1/minute",
+        "1/0s",
+        "abc/m",
+        "60/d",
+        "1.5/minute",
+        "10",
+        "10/",
+        "/minute",
+        "10/minutes",
+        "1/1s ",
+        "٣/minute",
+    ],
+)
+def test_what_is_no_limit_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="no limit"):
+        read_limit(text)
+
+
+@pytest.mark.threat("K12")
+@pytest.mark.parametrize("value", [750, 10.5, True, None, ["10/minute", 5], [], {}])
+def test_what_yaml_made_something_else_of_is_refused(value: Any) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - pydantic's own, whatever its text
+        Limits.model_validate({"limits": value})
+
+
+@pytest.mark.threat("K10", "C02")
+async def test_a_caller_has_one_count_over_names_clients_and_sessions() -> None:
+    room = lab(["bf:tool=*:tool_access:allow", "bf:tool=*:rate_limit:allow:2/minute"])
+    first = Component(kind=Kind.TOOL, name="ns_wipe", names=("ns_wipe", "wipe"), server="child")
+    alias = Component(kind=Kind.TOOL, name="clean", names=("clean", "wipe"), server="child")
+    results = [
+        (await room.engine.decide(call(component=component, client=client))).allowed
+        for component, client in ((first, "cli"), (alias, "web"), (first, "cli"))
+    ]
+    assert results == [True, True, False]
+    assert (await room.engine.decide(call(component=first, principal=BOB))).allowed
+
+
+async def test_per_says_whose_count_it_is() -> None:
+    rule = {"before": "*", "policy": "rate_limit", "action": "allow", "params": {"limits": "2/minute", "per": "tenant"}}
+    room = lab(["bf:*:tool_access:allow", rule])
+    people = [Principal(kind="user", namespace="i", subject=name, tenant="acme") for name in "abc"]
+    assert [(await room.engine.decide(call("t", principal=p))).allowed for p in people] == [True, True, False]
+    other = Principal(kind="user", namespace="i", subject="d", tenant="other")
+    assert (await room.engine.decide(call("t", principal=other))).allowed
+
+
+async def test_attempts_are_a_limit_of_ten_years() -> None:
+    room = lab(["bf:t:tool_access:allow", "bf:t:allow_attempts:allow:2"])
+    decisions = [await room.engine.decide(call("t", principal=ALICE)) for _ in range(3)]
+    assert [decision.allowed for decision in decisions] == [True, True, False]
+    refusal = decisions[-1].refusal
+    assert refusal is not None
+    assert refusal.code == "attempts_exhausted"
+    assert refusal.retry_after is not None
+    assert refusal.retry_after > TEN_YEARS - 60
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.mark.threat("K04", "K06")
+@settings(max_examples=150, deadline=None)
+@given(limit=st.integers(1, 200), steps=st.lists(st.tuples(st.floats(0, 7), st.integers(1, 5)), max_size=60))
+def test_no_window_ever_holds_more_than_its_limit(limit: int, steps: list[tuple[float, int]]) -> None:
+    import asyncio
+
+    async def run() -> list[tuple[float, int]]:
+        clock = Clock()
+        store = MemoryStore(clock=clock)
+        charged: list[tuple[float, int]] = []
+        for wait, amount in steps:
+            clock.now += wait
+            if (await store.add([Amount(key="k", amount=amount, limit=limit, window=10.0)])).ok:
+                charged.append((clock.now, amount))
+        return charged
+
+    charged = asyncio.run(run())
+    for at, _ in charged:
+        assert sum(amount for when, amount in charged if at - 10.0 < when <= at) <= limit
+
+
+async def test_up_to_64_charges_a_window_is_exact() -> None:
+    clock = Clock()
+    store = MemoryStore(clock=clock)
+    for _ in range(SLOTS):
+        assert (await store.add([Amount(key="k", amount=1, limit=SLOTS, window=64.0)])).ok
+        clock.now += 1
+    assert (await store.add([Amount(key="k", amount=1, limit=SLOTS, window=64.0)])).ok
+
+
+@pytest.mark.threat("K08", "N05", "FI23")
+async def test_a_full_store_refuses_new_keys_and_forgets_none() -> None:
+    store = MemoryStore(max_entries=3)
+    for key in "abc":
+        await store.add([Amount(key=key, amount=1, limit=1, window=60)])
+    with pytest.raises(StoreUnavailable):
+        await store.add([Amount(key="d", amount=1, limit=1, window=60)])
+    with pytest.raises(StoreUnavailable):
+        await store.put("e", b"", 60)
+    assert not (await store.add([Amount(key="a", amount=1, limit=1, window=60)])).ok
+    await store.close()
+
+
+@pytest.mark.threat("P03")
+async def test_what_has_ended_gives_its_room_back() -> None:
+    clock = Clock()
+    store = MemoryStore(clock=clock)
+    for number in range(20_000):
+        await store.add([Amount(key=str(number), amount=1, limit=1, window=5)])
+        await store.put(f"v{number}", b"x", 5)
+    clock.now += 6
+    await store.get(["x"])
+    assert len(store) == 0
+
+
+@pytest.mark.threat("K08")
+async def test_one_counter_stays_small_whatever_its_limit() -> None:
+    clock = Clock()
+    store = MemoryStore(clock=clock)
+    for _ in range(5_000):
+        clock.now += 0.001
+        await store.add([Amount(key="k", amount=1, limit=10**9, window=10.0)])
+    assert len(store._windows["k"].charges) <= 3 * SLOTS
