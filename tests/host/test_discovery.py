@@ -330,6 +330,32 @@ def test_an_editable_installation_shows_its_folder(site: Any) -> None:
     assert info(found("acme-edit"), "acme_edit").editable_path == Path("/somewhere/acme edit")
 
 
+def test_metadata_that_lies_about_where_it_comes_from_shows_no_folder(site: Any) -> None:
+    for number, text in enumerate(("{", "[]", '{"dir_info": 3}', '{"dir_info": {"editable": true}}')):
+        site.distribution(f"acme-odd{number}", "")
+        (site.folder / f"acme_odd{number}-1.0.dist-info" / "direct_url.json").write_text(text)
+    discovery = found(*(f"acme-odd{number}" for number in range(4)))
+    assert errors(discovery) == []
+    assert {info(discovery, f"acme_odd{number}").editable_path for number in range(4)} == {None}
+
+
+def test_requirements_that_cannot_be_read_keep_a_plugin_out(site: Any) -> None:
+    module = site.distribution("acme-odd", "", metadata="Requires-Dist: ???\n")
+    assert "the metadata of acme-odd cannot be read" in errors(found("acme-odd"))[0].message
+    assert not site.imported(module)
+
+
+def test_the_built_in_plugin_is_there_even_where_nothing_is_installed(
+    site: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib_metadata
+
+    monkeypatch.setattr(importlib_metadata, "distributions", lambda: iter(()))  # as in a tree that is only on the path
+    discovery = found()
+    assert [plugin.name for plugin in discovery.plugins] == ["builtin"]
+    assert discovery.registry.enforcer("tool_access") is not None
+
+
 REQUIRES = {
     "acme-hours": None,
     "acme-hours>=1,<2": None,

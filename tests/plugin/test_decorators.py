@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import inspect
 from datetime import UTC, datetime
 from functools import partial
@@ -121,11 +122,9 @@ def test_an_enforcer_is_described_by_its_decorator() -> None:
     assert not working_hours.attenuates
 
 
-def test_every_field_of_a_description_can_be_given() -> None:
-    import dataclasses
-
+def test_every_field_of_a_description_can_be_given_but_that_it_grants() -> None:
     given = set(inspect.signature(enforcer).parameters)
-    assert given == {field.name for field in dataclasses.fields(EnforcerType)} - {"check"}
+    assert given == {field.name for field in dataclasses.fields(EnforcerType)} - {"check", "grants"}
 
 
 def test_an_async_function_is_an_enforcer_too() -> None:
@@ -151,7 +150,7 @@ def test_a_function_that_does_not_take_one_check_is_refused_at_import(function: 
 @pytest.mark.parametrize("name", ["", "a:b", "a b", "1a", "ä", "*"])
 def test_a_name_that_no_rule_could_say_is_refused_at_import(name: str) -> None:
     with pytest.raises(ValueError, match="policy's name"):
-        enforcer(name)
+        enforcer(name)(working_hours.check)
     with pytest.raises(ValueError, match="policy's name"):
         policy_enforcer(name)
 

@@ -39,7 +39,6 @@ def enforcer(
     params: type[P] = NoParams,  # type: ignore[assignment]  # the default of a type variable
     actions: Iterable[Action] = (Action.ALLOW, Action.ELICIT),
     phases: Iterable[Phase] = (Phase.BEFORE,),
-    grants: bool = False,
     attenuates: bool = False,
     hides: bool = False,
     constant: bool = False,
@@ -56,11 +55,9 @@ def enforcer(
 ) -> Callable[[Callable[[Check[P]], Verdict | Awaitable[Verdict]]], EnforcerType]:
     """Makes an `EnforcerType` of a function that takes one `Check` and returns a `Verdict`, sync or async.
 
-    The options are the fields of `EnforcerType`; `timeout` is in seconds. `summary` is the first line of the docstring
-    unless given. Raises `ValueError` for a name that no rule could say, `TypeError` for a function that does not take
-    exactly one check: both at import, so that the plugin fails where it is wrong.
+    The options are its fields; `timeout` is in seconds, `summary` the docstring's first line unless given. Raises
+    `ValueError` for a name that no rule could say, `TypeError` for a function that does not take one check, at import.
     """
-    _require_name(name)
 
     def decorate(function: Callable[[Check[P]], Verdict | Awaitable[Verdict]]) -> EnforcerType:
         _require_one_parameter(name, function)
@@ -70,7 +67,6 @@ def enforcer(
             params=params,
             actions=frozenset(map(Action, actions)),
             phases=frozenset(map(Phase, phases)),
-            grants=grants,
             attenuates=attenuates,
             hides=hides,
             constant=constant,
@@ -95,6 +91,7 @@ def _require_name(name: str) -> None:
 
 
 def _require_one_parameter(name: str, function: Callable[..., Any]) -> None:
+    _require_name(name)
     if not callable(function):
         raise TypeError(f"@enforcer({name!r}) decorates a function, not {type(function).__name__}")
     try:
