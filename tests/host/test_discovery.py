@@ -512,6 +512,20 @@ def test_functions_in_the_package_of_a_disabled_plugin_stay_out(site: Any) -> No
     assert found("acme-legacy").registry.enforcers["legacy"].plugin.name == "acme_legacy"
 
 
+def test_two_plugins_in_one_package_keep_their_own_functions(site: Any) -> None:
+    code = HEAD + "@policy_enforcer('{name}')\ndef f(caveat, context, **kwargs): return []\n"
+    for name in ("mail", "calendar"):
+        site.module(f"acme.{name}", code.replace("{name}", name))
+    entry = "[mcp_macaroon_middleware]\nmail = acme.mail\ncalendar = acme.calendar\n"
+    site.distribution("acme-suite", entry=entry)
+    discovery = found("acme-suite")
+    assert errors(discovery) == []
+    assert {name: discovery.registry.enforcers[name].plugin.name for name in ("mail", "calendar")} == {
+        "mail": "mail",
+        "calendar": "calendar",
+    }
+
+
 def test_suggestions_name_the_nearest_policy(site: Any) -> None:
     hours(site, "acme-hours", "acme_hours")
     registry = found("acme-hours").registry

@@ -51,7 +51,7 @@ class Gathered:
 
 
 def gather(module: ModuleType, *, builtin: bool = False) -> Gathered:
-    """Everything that a loaded module contributes: objects in it, decorated functions in its package, its hooks."""
+    """Everything that a loaded module contributes: objects in it, decorated functions in and below it, its hooks."""
     gathered = Gathered()
     version = getattr(module, "MACAROON_API_VERSION", API_VERSION)
     if version != API_VERSION:
@@ -60,16 +60,15 @@ def gather(module: ModuleType, *, builtin: bool = False) -> Gathered:
     for value in list(vars(module).values()):
         if isinstance(value, EnforcerType | StoreType | AuditSinkType):
             gathered.add(value, builtin=builtin)
-    package = module.__package__ or module.__name__
     for made in application_enforcers():
-        if belongs_to(made, package):
+        if belongs_to(made, module.__name__):
             gathered.add(made, builtin=builtin)
     _run_hooks(module, gathered, builtin=builtin)
     return gathered
 
 
 def belongs_to(made: EnforcerType, package: str) -> bool:
-    """Whether an enforcer's function is written in `package`, a module or a package's name."""
+    """Whether an enforcer's function is written in `package`, a module's name or that of a package around it."""
     return f"{module_of(made.check)}.".startswith(f"{package}.")
 
 
