@@ -64,7 +64,7 @@ class BoundCheck:
     view: RuleView
     judged: Action
     plugin: str = ""
-    settings: Any = None
+    settings: Any = field(default=None, repr=False)
     from_token: bool = False
     scope: tuple[str, ...] = ()
 
@@ -257,7 +257,7 @@ def bind_rule(
         params = bind_params(enforcer.params, rule)
     except ValidationError as error:
         return _params_problem(rule, enforcer, error)
-    wrong = enforcer.validate(params, judged, rule.phase) if enforcer.validate is not None else None
+    wrong = _wrong_params(enforcer, params, judged, rule)
     if wrong is not None:
         return RuleProblem(rule=rule, code="bad_params", message=f"{rule.policy}: {wrong}", param_index=0)
     section = plugin_settings.get(enforcer.name)
@@ -272,6 +272,16 @@ def bind_rule(
         from_token=from_token,
         scope=scope,
     )
+
+
+def _wrong_params(enforcer: EnforcerType, params: Params, judged: Action, rule: Rule) -> str | None:
+    """What the enforcer's own look at the params says; a plugin that raises there is told, not followed."""
+    if enforcer.validate is None:
+        return None
+    try:
+        return enforcer.validate(params, judged, rule.phase)
+    except Exception as error:
+        return f"the plugin cannot look at these params: {type(error).__name__}"
 
 
 def judged_action(action: Action, enforcer: EnforcerType) -> Action:
