@@ -18,7 +18,7 @@ from fastmcp.server.providers.fastmcp_provider import FastMCPProviderResourceTem
 from fastmcp.server.providers.prefab_synthesis import synthesize_prefab_resource_by_uri
 from fastmcp.server.providers.proxy import ProxyTemplate
 from fastmcp.tools.tool_transform import TransformedTool
-from fastmcp.utilities.versions import VersionSpec
+from fastmcp.utilities.versions import VersionSpec, version_sort_key
 
 from ...errors import AuditUnavailable
 from ...model import EMPTY, Component
@@ -41,7 +41,8 @@ class Found:
     """A resolved component: as rules see it, and as FastMCP will run it.
 
     `offered` is the object at the server that was asked, `leaf` the one that runs, `transforms` the transformed tools
-    between them, outermost first. `params` are a template's, in the leaf's names.
+    between them, outermost first. `passes` are the keys at every server on the way. `params` are a template's, in the
+    leaf's names.
     """
 
     component: Component
@@ -49,6 +50,7 @@ class Found:
     server: FastMCP[Any]
     offered: AnyComponent
     leaf: AnyComponent
+    passes: frozenset[LeafKey] = frozenset()
     transforms: tuple[TransformedTool, ...] = ()
     params: Mapping[str, Any] = field(default=EMPTY)
 
@@ -67,6 +69,7 @@ class _Trail:
     names: list[str] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     transforms: list[TransformedTool] = field(default_factory=list)
+    passes: set[LeafKey] = field(default_factory=set)
 
     def step(self, shape: str, component: AnyComponent) -> None:
         for name in chain_of(component):
@@ -113,12 +116,32 @@ class Resolver:
             self._keep(server, key, found)
         return found
 
+    async def listed(self, server: FastMCP[Any], component: AnyComponent) -> Found | None:
+        """`offered`, kept for a second."""
+        key = (id(server), shape_of(component), name_of(component), component.version or "")
+        kept = self._recall(server, key)
+        if kept is not None:
+            return kept
+        found = await self.offered(server, component)
+        if found is not None:
+            self._keep(server, key, found)
+        return found
+
+    async def template(self, server: FastMCP[Any], uri_template: str) -> Found | None:
+        """The template itself, or the exact resource, that a completion refers to."""
+        templates = await server.list_resource_templates(run_middleware=False)
+        named = [template for template in templates if template.uri_template == uri_template]
+        if not named:
+            return await self._named(server, "resource", uri_template, None)
+        return await self.offered(server, max(named, key=version_sort_key))
+
     async def offered(self, server: FastMCP[Any], component: AnyComponent) -> Found | None:
         """What a component that `server` offers (in a list, say) leads to. For templates: the template itself."""
         shape, trail = shape_of(component), _Trail()
         at, current = server, component
         while True:
             trail.step(shape, current)
+            trail.passes.add(key_of(at, current))
             level = current
             while isinstance(current, TransformedTool):
                 trail.transforms.append(current)
@@ -191,7 +214,9 @@ class Resolver:
             if not isinstance(below, Found):
                 return below
             outer = await self._entries(server, template)
-            return replace(below, offered=template, component=self._seen(server, template, params, uri, outer, below))
+            component = self._seen(server, template, params, uri, outer, below)
+            passes = below.passes | {key_of(server, template)}
+            return replace(below, offered=template, component=component, passes=passes)
         entries = await self._entries(server, template)
         component = self._seen(server, template, params, uri, entries, None)
         key: LeafKey = (id(server), *_key(template))
@@ -249,10 +274,11 @@ class Resolver:
         self._known.meet(component)
         return Found(
             component=component,
-            key=(id(at), *_key(level)),
+            key=key_of(at, level),
             server=at,
             offered=offered,
             leaf=leaf,
+            passes=frozenset(trail.passes | {key_of(at, level)}),
             transforms=tuple(trail.transforms),
         )
 
@@ -302,6 +328,13 @@ class Known:
         self._seen: set[tuple[str, str]] = set()
         self.settled = False
 
+    def learn(self, census: Census) -> None:
+        """Notes everything of a census, as known from the start."""
+        settled, self.settled = self.settled, False
+        for entry in census.entries.values():
+            self.meet(counted(entry))
+        self.settled = settled
+
     def meet(self, component: Component) -> None:
         """Notes a definition; after the start, with an audit event the first time."""
         mark = (component.key, component.digest)
@@ -317,6 +350,24 @@ class Known:
             self._audit.event("component", facts | ({"server": component.server} if component.server else {}))
         except AuditUnavailable:
             logger.error("a new component could not be recorded")
+
+
+def counted(entry: Entry) -> Component:
+    """A census entry as the component that a request for it finds."""
+    shape, name, version = entry.key
+    return Component(
+        kind=KIND_OF[shape],
+        name=spelled(shape, name),
+        names=entry.names,
+        server="/".join(entry.path),
+        version=version,
+        digest=digest_of(entry.core),
+    )
+
+
+def key_of(server: FastMCP[Any], component: AnyComponent) -> LeafKey:
+    """What tells a component at one server from every other."""
+    return id(server), *_key(component)
 
 
 def _key(component: AnyComponent) -> Key:

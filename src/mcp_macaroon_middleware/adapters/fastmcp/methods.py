@@ -1,0 +1,182 @@
+"""Every other message: the handshake, notifications, completions, and methods that only a rule may let through."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any, Final
+
+from fastmcp.server.middleware import CallNext, MiddlewareContext
+
+from ...core.decisions import Decision
+from ...core.rejudging import open_to
+from ...errors import ResultWithheld
+from ...fields import redact
+from ...model import Component, Kind, Redaction, Refusal, Result
+from .frames import frame
+from .guard import Guard
+from .identity import Identity, Unidentified
+from .passage import LONGEST_NAME
+from .refusals import method_refusal, protocol_refusal
+from .resolve import Found
+
+logger: Final = logging.getLogger("mcp_macaroon_middleware")
+
+OUTSIDE: Final = frozenset({"initialize", "server/discover", "ping", "logging/setLevel"})
+"""Methods that every client needs and that give nothing away: they stand outside the rules."""
+
+COMPONENTS: Final = frozenset(
+    {
+        "tools/call",
+        "tools/list",
+        "resources/read",
+        "resources/list",
+        "resources/templates/list",
+        "prompts/get",
+        "prompts/list",
+    }
+)
+"""Methods that FastMCP dispatches further in; here they come only if they failed before."""
+
+NO_METHOD: Final = Refusal(code="method_not_allowed", reason="There is no such method.", hidden=True)
+FOLLOWS: Final = Refusal(
+    code="completion_refused", reason="Completions are not given where a rule withholds parts of the result."
+)
+NOTHING: Final[Mapping[str, Any]] = {"completion": {"values": [], "hasMore": False}}
+
+Context = MiddlewareContext[Any]
+Next = CallNext[Any, Any]
+
+
+async def typed(guard: Guard, context: Context, call_next: Next) -> Any:
+    """The handshake: `initialize` and `server/discover`, recorded and let through."""
+    return await _observed(guard, context, call_next)
+
+
+async def outer(guard: Guard, context: Context, call_next: Next) -> Any:
+    """What FastMCP shows only in its outer pass."""
+    method = context.method or ""
+    if context.type == "notification" or method in OUTSIDE:
+        return await _observed(guard, context, call_next)
+    if method in COMPONENTS:
+        return await _observed(guard, context, call_next, failed="malformed")
+    if frame().depth:
+        return await call_next(context)
+    if method == "completion/complete":
+        return await _completed(guard, context, call_next)
+    return await _ruled(guard, context, call_next)
+
+
+async def _observed(guard: Guard, context: Context, call_next: Next, *, failed: str = "error") -> Any:
+    identity, component = guard.somebody(), _method(context)
+    try:
+        result = await call_next(context)
+    except asyncio.CancelledError:
+        await guard.observe(identity, component, outcome="cancelled", code="cancelled")
+        raise
+    except BaseException as error:
+        await guard.observe(identity, component, outcome="error", code=failed, detail=type(error).__name__)
+        raise
+    await guard.observe(identity, component)
+    return result
+
+
+def _method(context: Context) -> Component:
+    return Component(kind=Kind.METHOD, name=(context.method or "")[:LONGEST_NAME])
+
+
+# --- methods that rules may let through -----------------------------------------------------------------------------
+
+
+async def _ruled(guard: Guard, context: Context, call_next: Next) -> Any:
+    """A method that `config.methods` names is decided like a component; any other is answered as an unknown one."""
+    method, identity = context.method or "", await _identity(guard, context)
+    request = guard.request(identity, _method(context))
+    if method not in guard.engine.plan.settings.methods:
+        await guard.engine.refuse(request, NO_METHOD.code, NO_METHOD.reason, hidden=True)
+        raise method_refusal(method, NO_METHOD)
+    arguments = _arguments(context.message)
+
+    async def values() -> Mapping[str, Any]:
+        return arguments
+
+    decision = await guard.engine.decide(request, arguments=values, raw=arguments)
+    if decision.refusal is not None:
+        raise method_refusal(method, decision.refusal)
+    return await _run(guard, context, call_next, decision)
+
+
+async def _run(guard: Guard, context: Context, call_next: Next, decision: Decision) -> Any:
+    engine = guard.engine
+    try:
+        result = await call_next(context)
+    except asyncio.CancelledError:
+        await engine.fail(decision, "cancelled")
+        raise
+    except BaseException as error:
+        await engine.fail(decision, "error", type(error).__name__)
+        if decision.after:
+            withheld = Refusal(code="error_withheld", reason="The request failed, and its error cannot be shown.")
+            raise protocol_refusal(withheld) from None
+        raise
+    try:
+        outcome = await engine.finish(decision, Result.of(result), lambda redaction: _redacted(result, redaction))
+    finally:
+        await engine.fail(decision, "cancelled")  # writes nothing where the end is recorded
+    if outcome.refusal is not None:
+        raise protocol_refusal(outcome.refusal)
+    return outcome.applied
+
+
+def _redacted(result: Any, redaction: Redaction) -> Any:
+    if redaction.is_empty:
+        return result
+    if not isinstance(result, Mapping):
+        raise ResultWithheld("the result has no fields", code="no_fields")
+    return redact(dict(result), redaction)[0]
+
+
+def _arguments(message: Any) -> dict[str, Any]:
+    return (
+        {str(name): value for name, value in message.items() if name != "_meta"} if isinstance(message, Mapping) else {}
+    )
+
+
+async def _identity(guard: Guard, context: Context) -> Identity:
+    try:
+        return guard.identify()
+    except Unidentified as error:
+        await guard.engine.refuse(guard.request(None, _method(context)), error.code, error.reason)
+        raise protocol_refusal(Refusal(code=error.code, reason=error.reason)) from None
+
+
+# --- completions ----------------------------------------------------------------------------------------------------
+
+
+async def _completed(guard: Guard, context: Context, call_next: Next) -> Any:
+    """A completion follows the prompt or template that it completes: closed where that is, and under output rules."""
+    identity = await _identity(guard, context)
+    found = await _completing(guard, context)
+    request = guard.request(identity, found.component if found is not None else _method(context))
+    if found is None or not await open_to(guard.engine, request):
+        await guard.engine.refuse(request, "unknown_component", "There is nothing to complete.", hidden=True)
+        return dict(NOTHING)
+    withheld = guard.engine.possible_redaction(request)
+    if withheld is None or not withheld.is_empty:
+        await guard.engine.refuse(request, FOLLOWS.code, FOLLOWS.reason)
+        raise protocol_refusal(FOLLOWS)
+    return await _observed(guard, context, call_next)
+
+
+async def _completing(guard: Guard, context: Context) -> Found | None:
+    """The prompt or template that a completion refers to."""
+    message = context.message if isinstance(context.message, Mapping) else {}
+    ref = message.get("ref")
+    if not isinstance(ref, Mapping):
+        return None
+    if ref.get("type") == "ref/prompt" and isinstance(ref.get("name"), str):
+        return await guard.resolver.prompt(guard.server, ref["name"])
+    if ref.get("type") == "ref/resource" and isinstance(ref.get("uri"), str):
+        return await guard.resolver.template(guard.server, ref["uri"])
+    return None

@@ -1,0 +1,232 @@
+"""One call through one guard: who, what, decide, run, finish. Read `Passage.take` from top to bottom.
+
+Every request ends in exactly one final record, however it ends. No error of ours reaches a client with more than a
+fixed text.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from fastmcp.exceptions import PromptError, ToolError, ValidationError
+from fastmcp.tools.tool_transform import TransformedTool
+
+from ...core.decisions import Decision
+from ...core.rejudging import rejudge
+from ...errors import ArgumentsInvalid
+from ...model import Component, Refusal
+from .arguments import coerced, is_local, sendable, through
+from .compat import AnyComponent
+from .doors import held
+from .frames import Ticket, frame, ticketed, within
+from .identity import Identity, Unidentified
+from .resolve import Found, Objection
+from .shapes import Shape
+
+if TYPE_CHECKING:
+    from .guard import Guard
+
+logger: Final = logging.getLogger("mcp_macaroon_middleware")
+
+INTERNAL: Final = Refusal(code="internal", reason="The request could not be checked.")
+UNKNOWN: Final = Refusal(code="unknown_component", reason="There is no such component.", hidden=True)
+NO_TASKS: Final = Refusal(
+    code="task_not_supported", reason="This tool cannot run as a background task here; call it without one."
+)
+RESULT_UNKNOWN: Final = Refusal(
+    code="result_unknown", reason="The call ran, and its result is of a kind that cannot be checked."
+)
+LONGEST_NAME: Final = 400
+
+Proceed = Callable[[], Awaitable[Any]]
+Find = Callable[[], Awaitable[Found | Objection | None]]
+
+
+class LeafRefused(ToolError):
+    """A leaf's real arguments do not pass: raised by the gate, answered by whoever holds the ticket."""
+
+    def __init__(self, ticket: Ticket, refusal: Refusal) -> None:
+        super().__init__(refusal.reason, log_level=logging.INFO)
+        self.ticket = ticket
+        self.refusal = refusal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Passage:
+    """A call on its way through one guard.
+
+    `asked` is the name or URI as the request spells it, for the answer alone; `arguments` are those that were sent.
+    `raises`: refusals of tools are raised, since the caller is code.
+    """
+
+    guard: Guard
+    shape: Shape
+    asked: str
+    arguments: Mapping[str, Any]
+    find: Find
+    raises: bool = False
+    wants_task: Callable[[Found], bool] = lambda found: False
+
+    async def take(self, proceed: Proceed) -> Any:
+        """The call's answer: what `proceed` returns, without what may not leave; or a refusal, returned or raised."""
+        prepared = await self._prepared()
+        if isinstance(prepared, Refusal):
+            return self._refuse(prepared)
+        identity, found = prepared
+        if self.shape.name == "tool" and self.wants_task(found):
+            return await self._recorded(NO_TASKS, found.component, identity)
+        expected = self._expected(found)
+        decision = await self._decided(identity, found, expected)
+        if decision.refusal is not None:
+            return self._refuse(decision.refusal)
+        return await self._run(Ticket(found, decision, self.guard, expected), identity, proceed)
+
+    # --- before ---------------------------------------------------------------------------------------------------
+
+    async def _prepared(self) -> tuple[Identity, Found] | Refusal:
+        """Who calls and what; or why not, with its record."""
+        identity: Identity | None = None
+        try:
+            identity = self.guard.identify()
+            found = await self.find()
+        except asyncio.CancelledError:
+            await self._observe_end(identity, "cancelled")
+            raise
+        except Unidentified as error:
+            return await self._recorded_refusal(Refusal(code=error.code, reason=error.reason), None, None)
+        except Exception as error:
+            logger.error("a request could not be prepared: %s", type(error).__name__)
+            return await self._recorded_refusal(INTERNAL, None, identity, type(error).__name__)
+        if isinstance(found, Objection):
+            return await self._recorded_refusal(UNKNOWN, None, identity, f"the URI holds {found.why}")
+        return (identity, found) if found is not None else await self._recorded_refusal(UNKNOWN, None, identity)
+
+    def _expected(self, found: Found) -> dict[str, Any] | None:
+        """The raw arguments that the leaf should get; None where only the leaf can tell."""
+        if self.shape.name == "resource":
+            return dict(found.params)
+        try:
+            return through(found.transforms, self.arguments)
+        except ArgumentsInvalid:
+            return None  # FastMCP's transform refuses them itself, and says why
+
+    async def _decided(self, identity: Identity, found: Found, expected: dict[str, Any] | None) -> Decision:
+        async def values() -> Mapping[str, Any]:
+            return coerced(found.leaf, expected or {}, found.server)
+
+        request = self.guard.request(identity, found.component, nested=frame().depth > 0)
+        try:
+            return await self.guard.engine.decide(
+                request, arguments=values, raw=self.arguments or found.params, deferred=expected is None
+            )
+        except ArgumentsInvalid as error:
+            raise self._invalid(error) from None
+
+    def _invalid(self, error: ArgumentsInvalid) -> Exception:
+        """FastMCP's own kind of error: the model must see what is wrong with its arguments."""
+        return PromptError(str(error)) if self.shape.name == "prompt" else ValidationError(str(error))
+
+    # --- the run --------------------------------------------------------------------------------------------------
+
+    async def _run(self, ticket: Ticket, identity: Identity, proceed: Proceed) -> Any:
+        engine, decision = self.guard.engine, ticket.decision
+        refused: Refusal | None = None
+        result: Any = None
+        try:
+            with held(self.shape.name) if decision.after else nullcontext():
+                try:
+                    with within(ticketed(frame(), ticket)):
+                        result = await proceed()
+                except LeafRefused as error:
+                    if error.ticket is not ticket:
+                        raise
+                    refused = error.refusal
+        except asyncio.CancelledError:
+            await engine.fail(decision, "cancelled")
+            raise
+        except BaseException as error:
+            await engine.fail(decision, "error", type(error).__name__)
+            raise
+        if refused is not None:
+            await engine.fail(decision, "denied", refused.code)
+            return self._refuse(refused)
+        return await self._finished(ticket, identity, result)
+
+    async def _finished(self, ticket: Ticket, identity: Identity, result: Any) -> Any:
+        engine, decision = self.guard.engine, ticket.decision
+        if isinstance(result, self.shape.asking) and not decision.after:
+            await engine.fail(decision, "input_required")
+            return result
+        if not isinstance(result, self.shape.result):
+            await engine.fail(decision, "withheld", f"a result of type {type(result).__name__}")
+            return self._refuse(RESULT_UNKNOWN)
+        redactor = self.guard.redactor(self.shape, ticket.found, identity, result)
+        try:
+            outcome = await engine.finish(decision, self.shape.view(result), redactor)
+        finally:
+            await engine.fail(decision, "cancelled")  # writes nothing where the end is recorded
+        return self._refuse(outcome.refusal) if outcome.refusal is not None else outcome.applied
+
+    # --- refusals -------------------------------------------------------------------------------------------------
+
+    def _refuse(self, refusal: Refusal) -> Any:
+        return self.shape.refuse(self.asked, refusal, self.raises or frame().depth > 0)
+
+    async def _recorded(self, refusal: Refusal, component: Component, identity: Identity) -> Any:
+        return self._refuse(await self._recorded_refusal(refusal, component, identity))
+
+    async def _recorded_refusal(
+        self, refusal: Refusal, component: Component | None, identity: Identity | None, detail: str = ""
+    ) -> Refusal:
+        component = component or Component(kind=self.shape.kind, name=self.asked[:LONGEST_NAME])
+        request = self.guard.request(identity, component, nested=frame().depth > 0)
+        await self.guard.engine.refuse(request, refusal.code, refusal.reason, detail=detail, hidden=refusal.hidden)
+        return refusal
+
+    async def _observe_end(self, identity: Identity | None, outcome: str) -> None:
+        component = Component(kind=self.shape.kind, name=self.asked[:LONGEST_NAME])
+        await self.guard.observe(identity, component, outcome=outcome, code=outcome)
+
+
+async def confirmed(
+    ticket: Ticket, leaf: AnyComponent, arguments: dict[str, Any], *, computed: bool = False
+) -> dict[str, Any]:
+    """The arguments to run the leaf with, judged again if they are not those that were judged.
+
+    Raises `LeafRefused`, and `ValidationError` for arguments that the leaf does not take.
+    """
+    decision = ticket.decision
+    if not (decision.coerced or ticket.arguments is None):
+        return arguments
+    same = not computed and ticket.arguments is not None and _same(arguments, ticket.arguments)
+    same = same and getattr(leaf, "fn", None) is getattr(ticket.found.leaf, "fn", None)
+    if same and is_local(leaf):
+        return arguments
+    try:
+        judged = coerced(leaf, arguments, ticket.found.server)
+    except ArgumentsInvalid as error:
+        raise ValidationError(str(error)) from None
+    if not same:
+        refusal = await rejudge(ticket.guard.engine, decision, judged)
+        if refusal is not None:
+            raise LeafRefused(ticket, refusal)
+    return sendable(leaf, arguments, judged)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equal as JSON: unlike in Python, `true` is not 1 and 5.0 is not 5."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_same(value, other[key]) for key, value in one.items())
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return type(one) is type(other) and bool(one == other)
+
+
+def is_computed(tool: AnyComponent) -> bool:
+    """Whether a tool is a transform, whose arguments are not yet the leaf's."""
+    return isinstance(tool, TransformedTool)
