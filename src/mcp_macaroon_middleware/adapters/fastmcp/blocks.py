@@ -1,0 +1,225 @@
+"""Takes a redaction through the parts of a result: documents, texts, content blocks, `_meta`. It only takes out.
+
+What has no fields is passed or withheld whole, as the file's `unstructured` says. Links, images and blobs are never
+looked into, except that a blob which is JSON is a document.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import mcp_types
+
+from ...errors import ResultWithheld
+from ...fields import redact
+from ...model import Redaction
+from .documents import MAX_TEXT, plain, read, too_large, write
+
+WITHHELD: Final = "[withheld]"
+WITHHELD_URI: Final = "withheld:resource"
+PREFAB: Final = "$prefab"
+
+_NOTHING: Final = object()
+
+
+class Blocks:
+    """One redaction at work on one result. `withheld` says whether a part without fields was left out.
+
+    Raises `ResultWithheld` where everything is withheld, where nothing can be told apart, and past the size bound.
+    """
+
+    def __init__(self, redaction: Redaction, *, passes: bool) -> None:
+        redact({}, redaction)  # raises where the whole result is withheld, whatever it holds
+        self.withheld = False
+        self._redaction = redaction
+        self._passes = passes
+        self._size = 0
+
+    # --- data ---------------------------------------------------------------------------------------------------
+
+    def document(self, value: Any) -> Any:
+        """A document without what leaves, as plain data. Raises `ResultWithheld` for one without any field."""
+        left = self._cut(self._plain(value))
+        if left is _NOTHING:
+            raise no_fields()
+        return left
+
+    def inside(self, value: Any) -> Any:
+        """The same for what may be a wrapped document or a field: what is withheld leaves it a second time."""
+        if isinstance(value, dict | list) or (isinstance(value, str) and read(value) is not None):
+            left = self._fielded(redact(value, Redaction(withhold=self._redaction.withhold))[0])
+        else:
+            left = value if value is None or self._passes or self._redaction.keep else _NOTHING
+        if left is _NOTHING:
+            raise no_fields()
+        return left
+
+    def meta(self, meta: Mapping[str, Any] | None) -> dict[str, Any] | None:
+        """`_meta` under the same paths; FastMCP's mark of a wrapped result stays, since clients need it."""
+        if meta is None:
+            return None
+        left: dict[str, Any] = redact(self._plain(dict(meta)), self._redaction)[0]
+        if is_marked(meta):
+            left["fastmcp"] = {**left.get("fastmcp", {}), "wrap_result": True}
+        return left or None
+
+    def text(self, text: str) -> str | None:
+        """A text without what leaves: JSON is written anew, any other text passes or is withheld."""
+        self._grow(len(text))
+        documents = read(text)
+        if documents is None:
+            return text if self._passes else self._none()
+        left = [cut for cut in map(self._cut, documents) if cut is not _NOTHING]
+        return "\n".join(map(write, left)) if left else self._none()
+
+    def bytes(self, data: bytes) -> bytes | None:
+        """Bytes that are JSON as a document, any others as they are or not at all."""
+        try:
+            text = data.decode()
+        except UnicodeDecodeError:
+            return data if self._passes else self._none()
+        left = self.text(text)
+        return left.encode() if left is not None else None
+
+    # --- content blocks -----------------------------------------------------------------------------------------
+
+    def block(self, block: Any) -> Any | None:
+        """A content block without what leaves, built anew; None where it is withheld."""
+        if isinstance(block, mcp_types.TextContent):
+            return self._text_block(block)
+        if isinstance(block, mcp_types.EmbeddedResource):
+            return self._embedded(block)
+        if not isinstance(block, mcp_types.ImageContent | mcp_types.AudioContent | mcp_types.ResourceLink):
+            raise ResultWithheld("the result holds a block of an unknown kind", code="result_unknown")
+        return block.model_copy(update={"meta": self.meta(block.meta)}) if self._passes else self._none()
+
+    def _text_block(self, block: mcp_types.TextContent) -> Any | None:
+        text = self.text(block.text)
+        if text is None:
+            return None
+        return mcp_types.TextContent(
+            type="text", text=text, annotations=self._annotations(block.annotations), _meta=self.meta(block.meta)
+        )
+
+    def _embedded(self, block: mcp_types.EmbeddedResource) -> Any | None:
+        resource = self._resource(block.resource)
+        if resource is None:
+            return None
+        return mcp_types.EmbeddedResource(
+            type="resource",
+            resource=resource,
+            annotations=self._annotations(block.annotations),
+            _meta=self.meta(block.meta),
+        )
+
+    def _resource(self, resource: Any) -> Any | None:
+        common: dict[str, Any] = {
+            "uri": resource.uri if self._passes else WITHHELD_URI,
+            "mime_type": self._media_type(resource.mime_type),
+            "_meta": self.meta(resource.meta),
+        }
+        if isinstance(resource, mcp_types.TextResourceContents):
+            text = self.text(resource.text)
+            return None if text is None else mcp_types.TextResourceContents(text=text, **common)
+        blob = _decoded(resource.blob)
+        data = self.bytes(blob) if blob is not None else self._none()
+        return None if data is None else mcp_types.BlobResourceContents(blob=base64.b64encode(data).decode(), **common)
+
+    def _annotations(self, annotations: mcp_types.Annotations | None) -> mcp_types.Annotations | None:
+        """For whom a block is and how much it matters; a date is free text, which has no fields."""
+        if annotations is None or self._passes:
+            return annotations
+        return mcp_types.Annotations(audience=annotations.audience, priority=annotations.priority)
+
+    def _media_type(self, media_type: str | None) -> str | None:
+        return media_type if media_type is None or self._passes else media_type.partition(";")[0]
+
+    # --- within -------------------------------------------------------------------------------------------------
+
+    def _plain(self, value: Any) -> Any:
+        document, size = plain(value)
+        self._grow(size)
+        return document
+
+    def _grow(self, size: int) -> None:
+        self._size += size
+        if self._size > MAX_TEXT:
+            raise too_large()
+
+    def _none(self) -> Any:
+        self.withheld = True
+        return None
+
+    def _cut(self, document: Any) -> Any:
+        """A plain document without what leaves; `_NOTHING` for one without any field."""
+        if document is None:
+            return None
+        if isinstance(document, dict | list):
+            if not self._passes and isinstance(document, dict) and PREFAB in document:
+                return _NOTHING  # what a user interface shows stands under names of its own
+            return self._fielded(redact(document, self._redaction)[0])
+        if isinstance(document, str) and read(document) is not None:
+            return redact(document, self._redaction)[0]
+        return document if self._passes else _NOTHING
+
+    def _fielded(self, value: Any) -> Any:
+        """A list without its bare items, which have no name that a path could tell apart."""
+        if self._passes or not isinstance(value, list):
+            return value
+        fielded = (self._fielded(item) for item in value if _has_fields(item))
+        left = [item for item in fielded if item is not _NOTHING]
+        if len(left) < len(value):
+            self.withheld = True
+        return left if left or not value else _NOTHING
+
+
+def _has_fields(item: Any) -> bool:
+    return item is None or isinstance(item, dict | list) or (isinstance(item, str) and read(item) is not None)
+
+
+def _decoded(blob: str) -> bytes | None:
+    try:
+        return base64.b64decode(blob, validate=True)
+    except (binascii.Error, ValueError):
+        return None
+
+
+def is_marked(meta: Mapping[str, Any] | None) -> bool:
+    """Whether `_meta` says that the structured content is wrapped as `{"result": …}`."""
+    fastmcp = (meta or {}).get("fastmcp")
+    return isinstance(fastmcp, Mapping) and fastmcp.get("wrap_result") is True
+
+
+def no_fields() -> ResultWithheld:
+    """The refusal of a result in which no field can be told apart."""
+    return ResultWithheld("the result has no fields that could be told apart", code="no_fields")
+
+
+def note() -> mcp_types.TextContent:
+    """What stands for all that was withheld of a result: constant, so that it tells nothing."""
+    return mcp_types.TextContent(type="text", text=WITHHELD)
+
+
+def texts_of(block: Any) -> Sequence[str]:
+    """Every text in a content block or a resource's content, bytes that are text among them."""
+    if isinstance(block, mcp_types.TextContent):
+        return (block.text,)
+    if isinstance(block, mcp_types.EmbeddedResource):
+        resource = block.resource
+        if isinstance(resource, mcp_types.TextResourceContents):
+            return (resource.text,)
+        return _text_of(_decoded(resource.blob))
+    content = getattr(block, "content", None)
+    if isinstance(content, str):
+        return (content,)
+    return _text_of(content) if isinstance(content, bytes) else ()
+
+
+def _text_of(data: bytes | None) -> Sequence[str]:
+    try:
+        return (data.decode(),) if data is not None else ()
+    except UnicodeDecodeError:
+        return ()

@@ -1,0 +1,103 @@
+"""Publishes output schemas that redacted results are valid against, and holds results against them.
+
+A published schema says what operator's rules and the caller's caveats can produce, so a client that validates accepts
+every result. It never says more than the tool's own schema, and it reads nothing from a network.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any, Final
+
+import jsonschema  # type: ignore[import-untyped]
+from fastmcp.tools.base import Tool
+from jsonschema.protocols import Validator  # type: ignore[import-untyped]
+from referencing.jsonschema import EMPTY_REGISTRY
+
+from ...fields import relax_schema
+from ...model import Redaction
+
+WRAPPED: Final = "x-fastmcp-wrap-result"
+REMEMBERED: Final = 1024
+
+Schema = Mapping[str, Any]
+
+
+class _Memory:
+    """What was made of a schema, by the identity of its object, which it holds so that no other can take its place."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[tuple[int, Any], tuple[Schema, Any]] = OrderedDict()
+
+    def get(self, schema: Schema, mark: Any) -> Any | None:
+        found = self._known.get((id(schema), mark))
+        return found[1] if found is not None and found[0] is schema else None
+
+    def keep(self, schema: Schema, mark: Any, made: Any) -> None:
+        self._known[id(schema), mark] = (schema, made)
+        if len(self._known) > REMEMBERED:
+            self._known.popitem(last=False)
+
+
+_published: Final = _Memory()
+_validators: Final = _Memory()
+
+
+def published_tool(tool: Tool, redaction: Redaction | None) -> Tool:
+    """The tool as a list shows it: its output schema admits every result that `redaction` can leave.
+
+    None: anything may leave. The same object comes back where nothing changes.
+    """
+    schema = tool.output_schema
+    if schema is None or (redaction is not None and redaction.is_empty):
+        return tool
+    return tool.model_copy(update={"output_schema": published_schema(schema, redaction)})
+
+
+def published_schema(schema: Schema, redaction: Redaction | None) -> dict[str, Any]:
+    """The schema, widened for the redaction, references resolved. The same object for the same schema object."""
+    known: dict[str, Any] | None = _published.get(schema, redaction)
+    if known is None:
+        known = _widened(schema, redaction)
+        _published.keep(schema, redaction, known)
+    return known
+
+
+def _widened(schema: Schema, redaction: Redaction | None) -> dict[str, Any]:
+    relaxed = relax_schema(schema, redaction)
+    if redaction is None or redaction.is_empty or is_wrapped(schema) or not _may_wrap(relaxed):
+        return relaxed
+    inner = relax_schema({**relaxed, WRAPPED: True}, Redaction(withhold=redaction.withhold))
+    return {**relaxed, "properties": {**relaxed["properties"], "result": inner["properties"]["result"]}}
+
+
+def is_wrapped(schema: Schema | None) -> bool:
+    """Whether FastMCP wraps this tool's results as `{"result": …}`."""
+    return bool(schema and schema.get(WRAPPED))
+
+
+def _may_wrap(schema: Schema) -> bool:
+    """Other servers wrap as well, and do not say so: a lone `result` may be a wrapper or a field."""
+    properties = schema.get("properties")
+    return isinstance(properties, Mapping) and "result" in properties
+
+
+def conforms(structured: Any, schema: Schema) -> bool:
+    """Whether a client that validates would accept the structured content. A schema that cannot be used accepts none.
+
+    References to other documents are not fetched.
+    """
+    try:
+        return bool(_validator(schema).is_valid(structured))
+    except Exception:  # a broken schema, a reference elsewhere: the client would refuse it as well
+        return False
+
+
+def _validator(schema: Schema) -> Validator:
+    known: Validator | None = _validators.get(schema, None)
+    if known is None:
+        made = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
+        known = made(schema, registry=EMPTY_REGISTRY)
+        _validators.keep(schema, None, known)
+    return known
