@@ -113,7 +113,7 @@ def _remarks(guard: Guard) -> Iterable[str]:
         if server._completion_handler is not None:
             yield f"{server.name}: completions follow the prompt or template that they complete"
         if any(is_remote(provider) for provider in server.providers):
-            yield f"{server.name}: arguments of proxied tools are held strictly to their schemas where a rule reads them"
+            yield f"{server.name}: proxied tools get arguments as their schemas say where a rule reads them"
     yield from _transforms(guard)
     yield from _globs(guard)
 
@@ -123,7 +123,7 @@ def _transforms(guard: Guard) -> Iterable[str]:
         component: Any = entry.component
         while isinstance(component, TransformedTool):
             if not is_pure(component):
-                yield f"{entry.key[1]} computes its arguments: rules about arguments are judged when it calls {entry.leaf}"
+                yield f"{entry.key[1]} computes its arguments: they are judged when it calls {entry.leaf}"
                 break
             component = component.parent_tool
 
@@ -142,7 +142,8 @@ def _globs(guard: Guard) -> Iterable[str]:
             if _is_plain(entry.component) and target_matches(target, counted(entry))
         )
         if names:
-            yield f"{format_target(target)} {check.rule.policy}: results without fields are withheld: {', '.join(names)}"
+            text = f"{format_target(target)} {check.rule.policy}"
+            yield f"{text}: results without fields are withheld: {', '.join(names)}"
 
 
 def _is_plain(component: Any) -> bool:

@@ -51,8 +51,8 @@ class Frame:
     """
 
     depth: int = 0
-    tickets: Tickets = field(default=NONE)
-    entries: Entries = field(default=NONE)
+    tickets: Tickets = field(default_factory=lambda: NONE)
+    entries: Entries = field(default_factory=lambda: NONE)
     running: tuple[Ticket, ...] = ()
     listing: frozenset[PolicyEngine] = frozenset()
 

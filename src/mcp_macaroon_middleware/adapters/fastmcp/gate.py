@@ -6,6 +6,7 @@ holds the doors while an output rule applies. A guarded component is a copy that
 
 from __future__ import annotations
 
+import types
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -265,7 +266,8 @@ def _subclass(base: type[Any], methods: dict[str, Any], tasks: str) -> type[Any]
         TASKS: tasks,
         **methods,
     }
-    return type(base)(base.__name__, (base,), namespace)
+    made: type[Any] = types.new_class(base.__name__, (base,), exec_body=lambda body: body.update(namespace))
+    return made
 
 
 def _bodies(base: type[Any]) -> tuple[str, ...]:

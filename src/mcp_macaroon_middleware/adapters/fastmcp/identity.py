@@ -42,7 +42,7 @@ class Identity:
     """A principal with what rules may ask about it. `person` is False for machines: nobody can be asked for them."""
 
     principal: Principal = NOBODY
-    claims: Mapping[str, Any] = field(default=EMPTY, repr=False)
+    claims: Mapping[str, Any] = field(default_factory=lambda: EMPTY, repr=False)
     client: str | None = None
     address: str | None = None
     person: bool = True

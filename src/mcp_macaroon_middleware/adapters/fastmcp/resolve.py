@@ -52,7 +52,7 @@ class Found:
     leaf: AnyComponent
     passes: frozenset[LeafKey] = frozenset()
     transforms: tuple[TransformedTool, ...] = ()
-    params: Mapping[str, Any] = field(default=EMPTY)
+    params: Mapping[str, Any] = field(default_factory=lambda: EMPTY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
