@@ -62,12 +62,17 @@ def server(tools: int = 1) -> FastMCP[Any]:
     return made
 
 
-def guarded(rules: Sequence[str], folder: Path, tools: int = 1) -> FastMCP[Any]:
+def guarded(rules: Sequence[Any], folder: Path, tools: int = 1) -> FastMCP[Any]:
     """The same server behind these rules: memory store, audit on."""
     made = server(tools)
     audit = folder / f"audit-{id(made)}.jsonl"
-    config = {"config": {"secret_key": SECRET, "default": "deny", "audit": [{"sink": "jsonl", "path": str(audit)}]}}
-    guard(made, {**config, "policies": list(rules)})
+    config = {
+        "secret_key": SECRET,
+        "default": "deny",
+        "identity": {"anonymous": "bench"},
+        "audit": [{"sink": "jsonl", "path": str(audit)}],
+    }
+    guard(made, {"config": config, "policies": list(rules)})
     return made
 
 
@@ -78,9 +83,14 @@ def twenty() -> list[str]:
     return rules + [f"af:tool_*:field_access:deny:absent_{n}" for n in range(10)]
 
 
-def many(count: int) -> list[str]:
-    """Rules of which a fixed few match: the rest are literals and globs for other tools."""
-    rest = [f"bf:other_{n}:tool_access:deny" if n % 2 else f"bf:other_{n}_*:tool_access:deny" for n in range(count - 2)]
+def many(count: int) -> list[Any]:
+    """Rules of which two match: the rest are literals and globs for other tools."""
+    rest: list[Any] = [
+        {"before": f"other_{n}", "policy": "tool_access", "action": "deny", "dynamic": True}
+        if n % 2
+        else f"bf:other_{n}_*:tool_access:deny"
+        for n in range(count - 2)
+    ]
     return ["bf:tool_0:tool_access:allow", "bf:tool_*:tool_access:only:tool_*", *rest]
 
 

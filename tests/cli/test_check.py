@@ -161,7 +161,7 @@ def test_a_server_is_imported_and_bound_and_what_is_covered_is_printed(write: Wr
     path, server = write(FINE), write(SERVER, "a_server.py")
     code, out = run(path, server=f"{server}{name}")
     assert code == 0, out
-    assert "add" in out
+    assert "guarded: test: 1 tools" in out
 
 
 @pytest.mark.parametrize(

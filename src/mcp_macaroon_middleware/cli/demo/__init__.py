@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from .scenes import Scene, Stage, Step
 
 ERAS = {"2026-07-28": None, "2025-11-25": "legacy"}
 
@@ -39,20 +43,15 @@ def demo(
 
 
 async def _play(console: Console, only: tuple[str, ...]) -> int:
-    from .scenes import SCENES, Stage
-    from .world import world
+    from .scenes import SCENES
 
     failed: list[str] = []
     started = time.perf_counter()
     chosen = [scene for scene in SCENES if not only or scene.name in only]
     for number, scene in enumerate(chosen, 1):
-        for protocol, era in ERAS.items():
-            async with world(era) as stage_world:
-                stage = Stage(stage_world)
-                await scene.play(stage)
-            console.print(_screen(f"{number}. {scene.title}", f"{scene.text}  Protocol {protocol}.", stage.steps))
-            if not stage.right:
-                failed.append(f"{scene.name} ({protocol})")
+        stages = {protocol: await _staged(scene, era) for protocol, era in ERAS.items()}
+        console.print(_screen(f"{number}. {scene.title}", scene.text, stages))
+        failed += [f"{scene.name} ({protocol})" for protocol, stage in stages.items() if not stage.right]
     seconds = time.perf_counter() - started
     if failed:
         console.print(f"[bold red]went otherwise:[/] {', '.join(failed)}", highlight=False)
@@ -61,10 +60,30 @@ async def _play(console: Console, only: tuple[str, ...]) -> int:
     return 0
 
 
-def _screen(title: str, text: str, steps: list) -> Panel:  # type: ignore[type-arg]
-    body = Text(text + "\n", style="dim")
+async def _staged(scene: Scene, era: str | None) -> Stage:
+    from .scenes import Stage
+    from .world import world
+
+    async with world(era) as stage_world:
+        stage = Stage(stage_world)
+        await scene.play(stage)
+    return stage
+
+
+def _screen(title: str, text: str, stages: Mapping[str, Stage]) -> Panel:
+    """One scene: what was seen in the first protocol, and whatever went otherwise in another."""
+    first, *others = stages
+    body = Text(f"{text}\n", style="dim")
+    _steps(body, stages[first].steps)
+    for protocol in others:
+        wrong = [step for step in stages[protocol].steps if not step.right]
+        body.append(f"\nProtocol {protocol}: " + ("otherwise\n" if wrong else "the same\n"), style="dim")
+        _steps(body, wrong)
+    return Panel(body, title=f"{title}  ({first})", title_align="left", padding=(1, 2))
+
+
+def _steps(body: Text, steps: Sequence[Step]) -> None:
     for step in steps:
         body.append("\n✓ " if step.right else "\n✗ ", style="green" if step.right else "bold red")
-        body.append(step.did + "\n", style="bold")
-        body.append("    " + step.saw + "\n")
-    return Panel(body, title=title, title_align="left", padding=(1, 2))
+        body.append(f"{step.did}\n", style="bold")
+        body.append(f"    {step.saw}\n")
