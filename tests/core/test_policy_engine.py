@@ -506,7 +506,7 @@ async def test_a_final_record_answers_who_what_why_and_under_which_revision() ->
     assert record["component"]["name"] == "t"
     assert record["revision"] == "r1"
     assert record["client"] == "cli"
-    assert record["rules"][0] == {"rule": "bf:t:tool_access:allow", "effect": "allow"}
+    assert record["rules"] == ["bf:t:tool_access:allow"]
     assert record["withheld"] == ["ssn"]
     assert record["outcome"] == "ok"
     assert record["duration_ms"] >= 0

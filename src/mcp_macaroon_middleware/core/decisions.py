@@ -94,7 +94,7 @@ class Tally:
     charges: list[tuple[BoundCheck, Charge]] = field(default_factory=list)
     edits: list[Edit] = field(default_factory=list)
     caveats: list[str] = field(default_factory=list)
-    facts: list[dict[str, Any]] = field(default_factory=list)
+    facts: list[dict[str, Any] | str] = field(default_factory=list)
     granted: bool = False
 
     def add(self, match: Match, verdict: Verdict, *, sure: bool) -> None:
@@ -135,8 +135,10 @@ class Tally:
         return Effect.ASK if self.asks else Effect.ALLOW
 
 
-def _fact(check: BoundCheck, verdict: Verdict) -> dict[str, Any]:
-    """One verdict as a record writes it."""
+def _fact(check: BoundCheck, verdict: Verdict) -> dict[str, Any] | str:
+    """One verdict as a record writes it: a plain pass is the rule's text alone."""
+    if verdict.effect is Effect.ALLOW and not verdict.code and not verdict.detail and not check.from_token:
+        return check.view.text
     fact: dict[str, Any] = {"rule": check.view.text, "effect": EFFECTS[verdict.effect]}
     if verdict.code:
         fact["code"] = verdict.code

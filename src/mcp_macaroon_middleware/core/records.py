@@ -25,8 +25,11 @@ class Recorder:
             decision.facts["arguments"] = self._audit.digests(raw)
 
     def intent(self, decision: Decision) -> None:
-        """The write-ahead record: this call is about to run."""
-        self._audit.write({"event": "intent", **self._facts(decision), "decision": "allow"})
+        """The write-ahead record: who is about to run what, with which arguments; the rules follow with the end."""
+        facts = self._audit.request_facts(decision.request, decision.lineage)
+        if "arguments" in decision.facts:
+            facts["arguments"] = decision.facts["arguments"]
+        self._audit.write({"event": "intent", **facts, "revision": decision.plan.revision})
 
     def final(self, decision: Decision, outcome: str, **facts: Any) -> None:
         """The final record. A second one for the same request is never written."""
