@@ -59,6 +59,18 @@ NEXT: Final[Mapping[str, str]] = {
 """What a model should do next, for each code that has one thing to do. Codes are stable; any other code has no hint."""
 
 
+class FixedText(Exception):
+    """An error whose text is ours, and says nothing of a value: it may leave where others are withheld."""
+
+
+class NestedRefusal(FixedText, ToolError):
+    """A call by another component is refused."""
+
+
+class ProtocolRefusal(FixedText, MCPError):
+    """A request that is no tool call is refused."""
+
+
 def sentence(refusal: Refusal) -> str:
     """What a model reads: the reason, when to come back or what to do, the code."""
     reason = " ".join(refusal.reason.split())
@@ -103,7 +115,7 @@ def tool_refusal(name: str, refusal: Refusal, *, nested: bool = False) -> ToolRe
 
 def nested_refusal(refusal: Refusal) -> ToolError:
     """A refused call by another component, to be raised: careless code ignores a returned error, not a raised one."""
-    return ToolError(sentence(refusal))
+    return NestedRefusal(sentence(refusal))
 
 
 def resource_refusal(uri: str, refusal: Refusal, *, lacks_elicitation: bool = False) -> Exception:
@@ -123,7 +135,7 @@ def prompt_refusal(name: str, refusal: Refusal, *, lacks_elicitation: bool = Fal
 def method_refusal(method: str, refusal: Refusal) -> MCPError:
     """A refused protocol method, to be raised. A hidden one gets the SDK's own error for a method that there is not."""
     if refusal.hidden:
-        return MCPError(code=METHOD_NOT_FOUND, message="Method not found", data=method)
+        return ProtocolRefusal(code=METHOD_NOT_FOUND, message="Method not found", data=method)
     return protocol_refusal(refusal)
 
 
@@ -136,5 +148,5 @@ def protocol_refusal(refusal: Refusal, *, lacks_elicitation: bool = False) -> MC
     data = facts(refusal)
     if lacks_elicitation:
         needs: dict[str, Any] = {"requiredCapabilities": {"elicitation": {}}, META: data}
-        return MCPError(code=MISSING_REQUIRED_CLIENT_CAPABILITY, message=sentence(refusal), data=needs)
-    return MCPError(code=REFUSED, message=sentence(refusal), data=data)
+        return ProtocolRefusal(code=MISSING_REQUIRED_CLIENT_CAPABILITY, message=sentence(refusal), data=needs)
+    return ProtocolRefusal(code=REFUSED, message=sentence(refusal), data=data)
