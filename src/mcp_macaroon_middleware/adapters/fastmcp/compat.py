@@ -38,6 +38,8 @@ MOUNTED: Final = (
     FastMCPProviderPrompt,
     FastMCPProviderResourceTemplate,
 )
+GUARDED: Final = "macaroon_guarded"
+TASKS: Final = "macaroon_tasks"
 C = TypeVar("C", Tool, Resource, ResourceTemplate, Prompt)
 
 
@@ -93,6 +95,17 @@ def _rebound(function: Callable[..., Any], variable: str, value: Any) -> Callabl
     copy = types.FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, cells)
     copy.__kwdefaults__ = function.__kwdefaults__
     return copy
+
+
+def is_guarded(component: AnyComponent) -> bool:
+    """Whether this is a copy that the last gate made."""
+    return hasattr(type(component), GUARDED)
+
+
+def task_mode(component: AnyComponent) -> str:
+    """What the component's author said of background tasks, before the gate forbade them."""
+    mode: str = getattr(type(component), TASKS, None) or component.task_config.mode
+    return mode
 
 
 def self_test() -> None:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from fastmcp.tools.base import Tool
 from fastmcp.tools.tool_transform import TransformedTool
 
 from ...model import Action, Kind, Phase
 from ...rules import format_target, target_matches
-from .compat import is_pure, is_remote
-from .gate import task_mode
+from .compat import is_pure, is_remote, task_mode
 from .resolve import counted
 
 if TYPE_CHECKING:
     from .guard import Guard
+
+SHOWN: Final = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,9 +35,16 @@ class Report:
 
     def lines(self) -> list[str]:
         """The report for people, one fact a line."""
-        counts = Counter(line.partition(" ")[0] for line in self.components)
-        counted = ", ".join(f"{number} {kind}s" for kind, number in sorted(counts.items())) or "no components"
+        by_kind = {
+            kind: [name for known, _, name in (line.partition(" ") for line in self.components) if known == kind]
+            for kind in ("tool", "prompt", "resource")
+        }
+        counted = ", ".join(f"{len(names)} {kind}s" for kind, names in by_kind.items() if names) or "no components"
         found = [f"guarded: {', '.join(self.servers)}: {counted}; default {self.default}, revision {self.revision}"]
+        for kind, names in by_kind.items():
+            if names:
+                more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+                found.append(f"{kind}s: {', '.join(names[:SHOWN])}{more}")
         if self.mode != "enforce":
             found.append(f"mode: {self.mode}: rules are recorded, not enforced")
         for title, texts in (("refused", self.refused), ("not covered", self.uncovered), ("note", self.remarks)):

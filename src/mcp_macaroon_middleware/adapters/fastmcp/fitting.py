@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from fastmcp import FastMCP
-from fastmcp.resources.template import ResourceTemplate
+from fastmcp.resources.template import ResourceTemplate, match_uri_template
 
 from ...core.plan import BoundCheck, Plan
 from ...errors import Diagnostic
@@ -36,12 +36,10 @@ def _fits(check: BoundCheck, entry: Entry, component: Component) -> bool:
     target = check.rule.target
     if target_matches(target, component, granting=check.grants_only):
         return True
-    template = entry.component
-    return (
-        target.kind is Kind.RESOURCE
-        and isinstance(template, ResourceTemplate)
-        and template.matches(target.pattern) is not None
-    )
+    if target.kind is not Kind.RESOURCE or not isinstance(entry.component, ResourceTemplate):
+        return False
+    names = (component.name,) if check.grants_only else component.names
+    return any(match_uri_template(target.pattern, name) is not None for name in names)
 
 
 def _misfit(check: BoundCheck, components: Sequence[Component], guarded: FastMCP[Any]) -> Diagnostic:

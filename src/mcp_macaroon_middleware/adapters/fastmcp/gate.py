@@ -29,7 +29,7 @@ from fastmcp.utilities.tasks import TaskConfig
 from fastmcp.utilities.versions import VersionSpec
 
 from .census import innermost, name_of, shape_of
-from .compat import MOUNTED, AnyComponent, C, is_pure, with_parent
+from .compat import GUARDED, MOUNTED, TASKS, AnyComponent, C, is_guarded, is_pure, with_parent
 from .doors import held
 from .frames import Frame, body, entered, frame, within
 from .passage import Passage, confirmed
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from .guard import Guard
 
 KEPT: Final = 2048
-GUARDED: Final = "macaroon_guarded"
-TASKS: Final = "macaroon_tasks"
 
 Body = Callable[..., Awaitable[Any]]
 
@@ -237,17 +235,6 @@ class LastGate(Transform):
             raises=True,
         )
         return await passage.take(proceed)
-
-
-def is_guarded(component: AnyComponent) -> bool:
-    """Whether this is a guarded copy."""
-    return hasattr(type(component), GUARDED)
-
-
-def task_mode(component: AnyComponent) -> str:
-    """What the component's author said of background tasks, before the gate forbade them."""
-    mode: str = getattr(type(component), TASKS, None) or component.task_config.mode
-    return mode
 
 
 def _plain_class(cls: type[Any]) -> type[Any]:

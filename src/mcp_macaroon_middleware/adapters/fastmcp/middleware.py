@@ -23,8 +23,8 @@ from ...errors import ConfigError
 from ...model import Principal, Refusal
 from ...plugin.decorators import Macaroon, _macaroon_id
 from . import lists, methods
+from .compat import task_mode
 from .frames import frame
-from .gate import task_mode
 from .guard import Guard, bind_late
 from .identity import Unidentified
 from .passage import Passage
@@ -51,7 +51,7 @@ class Chain(Middleware):
         guard = await self._guard(context)
         if guard is None:
             return await call_next(context)
-        if guard.broken is not None:
+        if guard.broken is not None and context.method not in methods.OUTSIDE:
             return _not_ready(context)
         if _dispatch_phase.get() == "outer":
             return await methods.outer(guard, context, call_next)

@@ -14,16 +14,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from fastmcp.exceptions import PromptError, ToolError, ValidationError
-from fastmcp.tools.tool_transform import TransformedTool
 
 from ...core.decisions import Decision
 from ...core.rejudging import rejudge
 from ...errors import ArgumentsInvalid
 from ...model import Component, Refusal
 from .arguments import coerced, is_local, sendable, through
-from .compat import AnyComponent
+from .compat import AnyComponent, is_guarded
 from .doors import held
-from .frames import Ticket, frame, ticketed, within
+from .frames import Frame, Ticket, body, frame, ticketed, within
 from .identity import Identity, Unidentified
 from .resolve import Found, Objection
 from .shapes import Shape
@@ -135,12 +134,13 @@ class Passage:
 
     async def _run(self, ticket: Ticket, identity: Identity, proceed: Proceed) -> Any:
         engine, decision = self.guard.engine, ticket.decision
+        await self._precheck(ticket)
         refused: Refusal | None = None
         result: Any = None
         try:
             with held(self.shape.name) if decision.after else nullcontext():
                 try:
-                    with within(ticketed(frame(), ticket)):
+                    with within(self._frame(ticket)):
                         result = await proceed()
                 except LeafRefused as error:
                     if error.ticket is not ticket:
@@ -156,6 +156,25 @@ class Passage:
             await engine.fail(decision, "denied", refused.code)
             return self._refuse(refused)
         return await self._finished(ticket, identity, result)
+
+    def _frame(self, ticket: Ticket) -> Frame:
+        """The frame that the call goes on in. A tool that no gate stands around gets its body's frame here."""
+        current = ticketed(frame(), ticket)
+        return current if is_guarded(ticket.found.offered) else body(current, (ticket,))
+
+    async def _precheck(self, ticket: Ticket) -> None:
+        """Under an output rule errors are withheld; what is wrong with the arguments themselves is told before."""
+        decision, leaf = ticket.decision, ticket.found.leaf
+        if not decision.after or decision.coerced or ticket.arguments is None or not is_local(leaf):
+            return
+        try:
+            coerced(leaf, ticket.arguments, ticket.found.server)
+        except ArgumentsInvalid as error:
+            await self.guard.engine.fail(decision, "error", error.code)
+            raise self._invalid(error) from None
+        except BaseException:
+            await self.guard.engine.fail(decision, "error")
+            raise
 
     async def _finished(self, ticket: Ticket, identity: Identity, result: Any) -> Any:
         engine, decision = self.guard.engine, ticket.decision
@@ -193,9 +212,7 @@ class Passage:
         await self.guard.observe(identity, component, outcome=outcome, code=outcome)
 
 
-async def confirmed(
-    ticket: Ticket, leaf: AnyComponent, arguments: dict[str, Any], *, computed: bool = False
-) -> dict[str, Any]:
+async def confirmed(ticket: Ticket, leaf: AnyComponent, arguments: dict[str, Any]) -> dict[str, Any]:
     """The arguments to run the leaf with, judged again if they are not those that were judged.
 
     Raises `LeafRefused`, and `ValidationError` for arguments that the leaf does not take.
@@ -203,7 +220,7 @@ async def confirmed(
     decision = ticket.decision
     if not (decision.coerced or ticket.arguments is None):
         return arguments
-    same = not computed and ticket.arguments is not None and _same(arguments, ticket.arguments)
+    same = ticket.arguments is not None and _same(arguments, ticket.arguments)
     same = same and getattr(leaf, "fn", None) is getattr(ticket.found.leaf, "fn", None)
     if same and is_local(leaf):
         return arguments
@@ -225,8 +242,3 @@ def _same(one: Any, other: Any) -> bool:
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
         return len(one) == len(other) and all(map(_same, one, other))
     return type(one) is type(other) and bool(one == other)
-
-
-def is_computed(tool: AnyComponent) -> bool:
-    """Whether a tool is a transform, whose arguments are not yet the leaf's."""
-    return isinstance(tool, TransformedTool)

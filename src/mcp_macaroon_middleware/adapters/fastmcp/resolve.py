@@ -50,7 +50,7 @@ class Found:
     server: FastMCP[Any]
     offered: AnyComponent
     leaf: AnyComponent
-    passes: frozenset[LeafKey] = frozenset()
+    passes: frozenset[LeafKey]
     transforms: tuple[TransformedTool, ...] = ()
     params: Mapping[str, Any] = field(default_factory=lambda: EMPTY)
 
@@ -219,8 +219,16 @@ class Resolver:
             return replace(below, offered=template, component=component, passes=passes)
         entries = await self._entries(server, template)
         component = self._seen(server, template, params, uri, entries, None)
-        key: LeafKey = (id(server), *_key(template))
-        return Found(component=component, key=key, server=server, offered=template, leaf=template, params=dict(params))
+        key = key_of(server, template)
+        return Found(
+            component=component,
+            key=key,
+            server=server,
+            offered=template,
+            leaf=template,
+            passes=frozenset((key,)),
+            params=dict(params),
+        )
 
     def _seen(
         self,
