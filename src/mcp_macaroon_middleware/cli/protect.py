@@ -6,11 +6,13 @@ import asyncio
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from cyclopts import Parameter
 
 from ..errors import BindError, ConfigError, MacaroonError
+
+START: Final = 60.0
 
 
 def protect(
@@ -51,28 +53,39 @@ def protect(
 async def _serve(
     command: tuple[str, ...], config: Path, name: str, environment: dict[str, str], cwd: Path | None
 ) -> None:
+    from fastmcp.client.transports import StdioTransport
+    from fastmcp.server import create_proxy
+
     from ..adapters.fastmcp import bind
     from ..config.runtime import load_runtime
 
     runtime = load_runtime(config)
-    proxy = _proxy(command, name, environment, cwd)
+    transport = StdioTransport(
+        command[0], list(command[1:]), env=environment, cwd=str(cwd) if cwd is not None else None
+    )
     try:
+        await _started(transport, command[0])
+        proxy: Any = create_proxy(transport, name=name, mode="auto")
         bound = await bind(proxy, runtime)
         for line in bound.report.lines():
             print(f"mcp-macaroon: {line}", file=sys.stderr)
         await proxy.run_stdio_async(show_banner=False)
     finally:
+        await transport.close()
         await runtime.close()
 
 
-def _proxy(command: tuple[str, ...], name: str, environment: dict[str, str], cwd: Path | None) -> Any:
-    from fastmcp.client.transports import StdioTransport
-    from fastmcp.server import create_proxy
+async def _started(transport: Any, command: str) -> None:
+    """Starts the server and speaks to it once. Raises `BindError` where that cannot be done."""
+    from fastmcp import Client
 
-    transport = StdioTransport(
-        command[0], list(command[1:]), env=environment, cwd=str(cwd) if cwd is not None else None
-    )
-    return create_proxy(transport, name=name, mode="auto")
+    try:
+        async with Client(transport, init_timeout=START):
+            return
+    except Exception as error:
+        raise BindError(
+            f"the server {command!r} does not start, or speaks no MCP ({type(error).__name__}); run it by itself"
+        ) from None
 
 
 def _environment(pairs: tuple[str, ...]) -> dict[str, str]:
