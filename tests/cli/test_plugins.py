@@ -43,7 +43,7 @@ def install(site: Path, name: str, code: str, *, version: str = "1.0") -> None:
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
     (info / "entry_points.txt").write_text(f"[mcp_macaroon_middleware]\n{module} = {module}\n")
-    direct = {"url": "file:///home/dev/acme", "dir_info": {"editable": True}}
+    direct = {"url": "file:///srv/acme", "dir_info": {"editable": True}}
     (info / "direct_url.json").write_text(json.dumps(direct))
 
 
@@ -73,7 +73,7 @@ def test_the_list_says_where_a_plugin_comes_from_and_what_it_provides(
         "name": "acme_policy",
         "distribution": "acme-policy",
         "version": "1.2",
-        "editable_path": "/home/dev/acme",
+        "editable_path": "/srv/acme",
         "module": "acme_policy",
         "provides": ["enforcer acme_policy"],
         "status": "loaded",
@@ -163,7 +163,7 @@ def test_the_table_is_plain_where_it_is_piped_or_no_color_is_set(
     assert list_plugins() == 0
     out = capsys.readouterr().out
     assert "\x1b" not in out
-    for word in ("distribution", "acme_policy", "acme-policy", "loaded", "enforcer acme_policy", "/home/dev/acme"):
+    for word in ("distribution", "acme_policy", "acme-policy", "loaded", "enforcer acme_policy", "/srv/acme"):
         assert word in out
 
 

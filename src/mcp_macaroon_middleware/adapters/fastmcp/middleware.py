@@ -6,6 +6,7 @@ Tools, prompts and resources take a `Passage`; lists, completions and other meth
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
@@ -41,7 +42,7 @@ Context = MiddlewareContext[Any]
 Next = CallNext[Any, Any]
 
 
-class Chain(Middleware):
+class Chain(Middleware, ABC):
     """What the root's middleware and that of mounted servers have in common: the way through it."""
 
     macaroon_engine: PolicyEngine
@@ -60,9 +61,9 @@ class Chain(Middleware):
             return await methods.typed(guard, context, call_next)
         return await handler(guard, context, call_next)
 
+    @abstractmethod
     async def _guard(self, context: Context) -> Guard | None:
         """The guard that this message enters through, if it concerns this middleware at all."""
-        raise NotImplementedError
 
     async def check_resource_access(self, context: Context) -> None:
         """Whether this caller could read the resource at all; extensions ask this without reading."""
