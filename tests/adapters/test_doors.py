@@ -195,6 +195,12 @@ def test_each_kind_of_component_has_its_kind_of_error_with_one_fixed_text() -> N
         assert str(failure) == ERROR_WITHHELD
 
 
+def test_a_methods_error_is_a_protocol_error_with_a_code_of_our_own() -> None:
+    failure: Any = doors.guarded_error("method", MCPError(code=-32603, message=SECRET, data=SECRET))
+    assert (failure.error.code, failure.error.message) == (refusals.REFUSED, ERROR_WITHHELD)
+    assert failure.error.data == {"code": "error_withheld"}
+
+
 def test_our_own_refusals_pass_as_they_are() -> None:
     refusal = Refusal(code="rate_limited", reason="Too many calls.")
     for error in (refusals.nested_refusal(refusal), refusals.protocol_refusal(refusal)):

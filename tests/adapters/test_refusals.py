@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from fastmcp import FastMCP
 from fastmcp.exceptions import ToolError
 from mcp_types import PromptReference
 
+import mcp_macaroon_middleware as package
 from mcp_macaroon_middleware.adapters.fastmcp import refusals
 from mcp_macaroon_middleware.model import Refusal
 
@@ -118,6 +120,11 @@ def test_every_code_has_one_fixed_next_step_that_names_nothing_internal() -> Non
         assert len(text) < 120
         assert code == code.lower()
         assert not any(word in text for word in ("yaml", "policies", ".py", "macaroon", "caveat", "rule "))
+
+
+def test_every_code_with_a_next_step_is_one_that_something_refuses_with() -> None:
+    sources = [path.read_text() for path in Path(package.__file__).parent.rglob("*.py") if path.name != "refusals.py"]
+    assert not [code for code in refusals.NEXT if not any(f'"{code}"' in source for source in sources)]
 
 
 def test_a_nested_refusal_is_raised_so_that_it_cannot_be_ignored() -> None:

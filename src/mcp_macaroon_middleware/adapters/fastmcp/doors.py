@@ -24,7 +24,7 @@ from ...errors import ResultWithheld
 from ...model import Refusal
 from .documents import read
 from .logs import QUIET, hushed, is_quiet, quiet_logs
-from .refusals import FixedText
+from .refusals import REFUSED, FixedText
 from .results import ERROR_WITHHELD
 
 NOT_NOW: Final = "This component asks for input, which may not be shown under an output rule. [question_withheld]"
@@ -91,6 +91,8 @@ def guarded_error(kind: str, error: Exception, *, passes: bool = False) -> Excep
         return error
     if isinstance(error, MCPError) and error.error.code == MISSING_REQUIRED_CLIENT_CAPABILITY:
         return HeldProtocolError(code=error.error.code, message=LACKS, data=_needs(error.error.data))
+    if kind == "method":
+        return HeldProtocolError(code=REFUSED, message=ERROR_WITHHELD, data={"code": "error_withheld"})
     return KINDS[kind](ERROR_WITHHELD)
 
 
@@ -203,8 +205,8 @@ def quiet_session(session: Any, *, passes: bool = False, token: Any = None) -> A
 class held(AbstractContextManager[None]):
     """Runs a component's body with its doors held. What it raises leaves as one fixed text, without a cause.
 
-    `kind` is `tool`, `resource` or `prompt`; `passes` says that prose may leave. It stands around the body itself, so
-    that the server's own log has no traceback with a value either. Cancellation passes.
+    `kind` is `tool`, `resource`, `prompt` or `method`; `passes` says that prose may leave. It stands around the body
+    itself, so that the server's own log has no traceback with a value either. Cancellation passes.
     """
 
     def __init__(self, kind: str, *, passes: bool = False) -> None:

@@ -28,24 +28,20 @@ NEXT: Final[Mapping[str, str]] = {
     "denied": "Do not repeat the call; tell the user that it is not allowed.",
     "not_allowed": "Do not repeat the call; tell the user that it is not allowed.",
     "token_insufficient": "Do not repeat the call with this token; a wider one is needed.",
-    "token_invalid": "Sign in again.",
-    "identity_required": "Sign in first.",
+    "token_expired": "Do not repeat the call with this token; a new one is needed.",
+    "unauthenticated": "Sign in first.",
+    "claim_missing": "Sign in with an account that this server knows more of.",
+    "no_identity": "Connect as a client first.",
     "approval_unavailable": "Tell the user that somebody with the right to do it must do it.",
     "rate_limited": "Wait before the next call.",
     "attempts_exhausted": "Do not repeat the call; no attempts are left.",
-    "arguments_invalid": "Correct the arguments and call again.",
-    "argument_ambiguous": "Correct the arguments and call again.",
-    "component_changed": "List the components again, then decide whether to call again.",
-    "task_not_supported": "Call again without asking for a background task.",
-    "method_not_allowed": "Do without this method; this server does not offer it.",
-    "store_unavailable": "Try again later.",
-    "audit_unavailable": "Try again later.",
-    "busy": "Try again later.",
-    "not_bound": "Tell the user that the server's policy is not in force and its operator must act.",
+    "completion_refused": "Type the value in full.",
+    "not_ready": "Tell the user that the server's operator must act.",
+    "internal": "Try again later; if it stays, the server's operator must act.",
+    "internal_error": "Try again later; if it stays, the server's operator must act.",
     "enforcer_error": "Try again later; if it stays, the server's operator must act.",
     "enforcer_timeout": "Try again later; if it stays, the server's operator must act.",
     "enforcer_contract": "The server's operator must act; repeating the call does not help.",
-    "internal_error": "Try again later; if it stays, the server's operator must act.",
     "withheld": "Do not repeat the call.",
     "no_fields": "Do not repeat the call; no part of its result could be shown alone.",
     "question_withheld": "Do not repeat the call; what it asks may not be shown.",
@@ -56,7 +52,11 @@ NEXT: Final[Mapping[str, str]] = {
     "redaction_failed": "Do not repeat the call.",
     "error_withheld": "The server's operator can see the cause.",
 }
-"""What a model should do next, for each code that has one thing to do. Codes are stable; any other code has no hint."""
+"""What a model should do next, for each code that has one thing to do. Codes are stable.
+
+The reason of any other code says it already: `store_unavailable`, `audit_unavailable` and `busy` (try later),
+`task_not_supported` (call without a task), `caveat_invalid`, and the codes of enforcers, which say what they miss.
+"""
 
 
 class FixedText(Exception):

@@ -144,8 +144,9 @@ def _redacted_structured(result: ToolResult, blocks: Blocks, schema: Mapping[str
 def _content(result: ToolResult, blocks: Blocks, structured: Any) -> list[Any]:
     """The content blocks that are left. Where structured content has lost its text, the text is written anew."""
     left = [kept for block in result.content if (kept := blocks.block(block)) is not None]
-    if structured is not None and result.content and not any(_is_data(block) for block in left):
-        value = structured["result"] if is_marked(result.meta) and _is_lone(structured) else structured
+    value = structured["result"] if is_marked(result.meta) and _is_lone(structured) else structured
+    lost = len(left) < len(result.content) and not any(_is_data(block) for block in left)
+    if lost and isinstance(value, dict | list):
         left.insert(0, mcp_types.TextContent(type="text", text=write(value)))
     if result.content and not left:
         if not result.is_error:
