@@ -1,51 +1,70 @@
-"""Reads field paths and follows them into documents; a path is a small automaton that is advanced key by key."""
+"""Reads field paths and follows them key by key. A path under way is the tuple of its steps still to take."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
-from ..errors import ResultWithheld, RuleError
+from ..errors import RuleError
+
+MAX_STEPS: Final = 64
+FOLDED: Final = "(?i)"
 
 
 class Wild(Enum):
-    """Segments that are no key: one level, any number of levels."""
+    """Steps that are no key: one level, any number of levels."""
 
     ONE = "*"
     ANY = "**"
 
 
-Segment = str | Wild
-State = tuple[tuple[Segment, ...], int]
-States = tuple[State, ...]
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """A key whose case and width do not matter; `key` is in its folded form."""
 
-NOWHERE: Final[States] = ()
+    key: str
+
+
+Step = str | Folded | Wild
+State = tuple[Step, ...]
+States = frozenset[State]
 
 
 @dataclass(frozen=True, slots=True)
 class FieldPath:
-    """A parsed path: its segments in order."""
+    """A parsed path: its steps in order."""
 
-    segments: tuple[Segment, ...]
+    steps: State
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def parse_path(text: str) -> FieldPath:
-    """Reads a dotted path. `\\.`, `\\*` and `\\\\` stand for the plain characters. Raises `RuleError`."""
-    segments: list[Segment] = []
-    start = 0
-    for end in [*_dots(text), len(text)]:
-        segments.append(_segment(text[start:end], start))
-        start = end + 1
-    return FieldPath(tuple(segments))
+    """Reads a dotted path. `\\.`, `\\*` and `\\\\` stand for the plain characters; after a leading `(?i)` the case of
+    keys does not matter. Raises `RuleError`.
+    """
+    begin = len(FOLDED) if text.startswith(FOLDED) else 0
+    steps: list[Step] = []
+    for end in [*_dots(text, begin), len(text)]:
+        step = _step(text[begin:end], begin)
+        steps.append(Folded(fold(step)) if isinstance(step, str) and text.startswith(FOLDED) else step)
+        begin = end + 1
+    if len(steps) > MAX_STEPS:
+        raise RuleError(f"a field path has at most {MAX_STEPS} steps")
+    return FieldPath(tuple(steps))
 
 
-def _dots(text: str) -> Iterable[int]:
-    index = 0
+def fold(key: str) -> str:
+    """The form in which keys are equal whatever their case and width (Unicode NFKC and case folding)."""
+    if key.isascii():
+        return key.lower()
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", key).casefold())
+
+
+def _dots(text: str, index: int) -> Iterable[int]:
     while index < len(text):
         if text[index] == "\\":
             index += 1
@@ -54,9 +73,11 @@ def _dots(text: str) -> Iterable[int]:
         index += 1
 
 
-def _segment(text: str, offset: int) -> Segment:
+def _step(text: str, offset: int) -> str | Wild:
     if not text:
         raise RuleError("an empty step in a field path", offset=offset, hint="write \\. for a dot inside a key")
+    if "\0" in text:
+        raise RuleError("a NUL in a field path", offset=offset + text.index("\0"))
     if text in ("*", "**"):
         return Wild(text)
     key: list[str] = []
@@ -75,75 +96,51 @@ def _segment(text: str, offset: int) -> Segment:
     return "".join(key)
 
 
+# --- following paths ------------------------------------------------------------------------------------------------
+
+
 def start(paths: Iterable[str]) -> States:
     """The states before the first key."""
-    return _closed((parse_path(path).segments, 0) for path in paths)
+    return _closed(parse_path(path).steps for path in paths)
 
 
 def advance(states: States, key: str) -> States:
     """The states after one more key."""
-    return _closed(_steps(states, key))
+    return _closed(_taken(states, key))
 
 
 def advance_any(states: States) -> States:
     """The states after a key that is not known: every step counts as taken."""
-    return _closed((path, at if path[at] is Wild.ANY else at + 1) for path, at in states if at < len(path))
+    return _closed(state if state[0] is Wild.ANY else state[1:] for state in states if state)
 
 
 def ended(states: States) -> bool:
     """Whether a path ends here."""
-    return any(at == len(path) for path, at in states)
+    return () in states
 
 
-def _steps(states: States, key: str) -> Iterable[State]:
-    for path, at in states:
-        if at < len(path):
-            segment = path[at]
-            if segment is Wild.ANY:
-                yield path, at
-            elif segment is Wild.ONE or segment == key:
-                yield path, at + 1
+def _taken(states: States, key: str) -> Iterable[State]:
+    folded: str | None = None
+    for state in states:
+        if not state:
+            continue
+        step = state[0]
+        if step is Wild.ANY:
+            yield state
+        elif step is Wild.ONE or step == key:
+            yield state[1:]
+        elif isinstance(step, Folded):
+            folded = fold(key) if folded is None else folded
+            if step.key == folded:
+                yield state[1:]
 
 
 def _closed(states: Iterable[State]) -> States:
     """Adds what `**` reaches by standing for no level at all."""
-    closed: dict[State, None] = {}
-    for path, at in states:
-        closed[path, at] = None
-        while at < len(path) and path[at] is Wild.ANY:
-            at += 1
-            closed[path, at] = None
-    return tuple(closed)
-
-
-def embedded(text: str) -> Any | None:
-    """The JSON object or array that a text is, or None. Raises `ResultWithheld` for one nested too deep to read."""
-    stripped = text.lstrip()
-    if not stripped.startswith(("{", "[")):
-        return None
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return None
-    except RecursionError:
-        raise ResultWithheld("JSON in a text is nested too deep") from None
-    return value if isinstance(value, dict | list) else None
-
-
-def is_present(document: Any, path: str) -> bool:
-    """Whether the path names anything in the document; JSON inside texts counts."""
-    waiting: list[tuple[Any, States]] = [(document, start([path]))]
-    while waiting:
-        value, states = waiting.pop()
-        if ended(states):
-            return True
-        if isinstance(value, str):
-            value = embedded(value)
-        if isinstance(value, Mapping):
-            waiting.extend((child, after) for key, child in value.items() if (after := advance(states, str(key))))
-        elif isinstance(value, list | tuple):
-            for index, item in enumerate(value):
-                if ended(advance(states, str(index))):
-                    return True
-                waiting.append((item, states + advance(states, str(index))))
-    return False
+    closed: set[State] = set()
+    for state in states:
+        closed.add(state)
+        while state and state[0] is Wild.ANY:
+            state = state[1:]
+            closed.add(state)
+    return frozenset(closed)

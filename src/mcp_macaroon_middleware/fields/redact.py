@@ -2,150 +2,151 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
 from ..errors import ResultWithheld
 from ..model import Redaction
-from .paths import States, advance, embedded, ended, start
+from .nodes import GONE, Node, compiled
+from .texts import Repeated, embedded, written
 
 MAX_DEPTH: Final = 200
-MEMO: Final = 512
+MAX_VALUES: Final = 1_000_000
 
-_GONE: Final = object()
-_NO_KEY: Final = "\0"  # stands for every position in a list that no path names
+_MAPPINGS: Final = frozenset({dict, MappingProxyType})
+_SCALARS: Final = frozenset({str, int, float, bool, type(None)})
+_LEFT: Final = object()  # what stands for a value that leaves
 
 
 def redact(document: Any, redaction: Redaction) -> tuple[Any, bool]:
     """The document without what the redaction withholds, as new plain data, and whether anything left it.
 
-    Withheld keys and items are removed. Raises `ResultWithheld` where the whole document is withheld, is nested deeper
-    than `MAX_DEPTH`, or is no plain JSON data. The work is linear in the document for a given redaction.
+    Withheld keys and items are removed, in JSON inside texts too, where a repeated key leaves one at most. Raises
+    `ResultWithheld` where the whole document is withheld, is nested deeper than `MAX_DEPTH`, has more than `MAX_VALUES`
+    values, or holds what is no plain JSON data. The work is linear in the document for a given redaction.
     """
-    node = _compiled(redaction)
-    if node is None:
-        raise ResultWithheld("the whole result is withheld", code="withheld")
     walk = _Walk()
-    result = walk.value(document, node, 0)
-    if result is _GONE:
+    try:
+        left = walk.cut(document, compiled(redaction).begin(), 0)
+    except RecursionError:
+        raise ResultWithheld("the result is nested too deep") from None
+    if left is _LEFT:
         raise ResultWithheld("the whole result is withheld", code="withheld")
-    return result, walk.changed
+    return left, walk.changed
 
 
-class _Node:
-    """Where the redaction's paths stand at one place of a document. Its successors are remembered, within bounds.
-
-    `withheld` are the states of the paths that withhold; `keeps` has the states of each `keep` set that has not named
-    this place yet. A place that no path can change any more has no node.
-    """
-
-    __slots__ = ("_after", "keeps", "withheld")
-
-    def __init__(self, withheld: States, keeps: tuple[States, ...]) -> None:
-        self.withheld = withheld
-        self.keeps = keeps
-        self._after: dict[tuple[str, bool], Any] = {}
-
-    def key(self, key: str) -> Any:
-        """The node under a key, None where nothing changes below, `_GONE` where the key is withheld."""
-        return self._known(key, item=False)
-
-    def item(self, index: int) -> Any:
-        """The same for an item of a list. Lists are walked: a path goes on in every item, and may name the item."""
-        number = str(index)
-        return self._known(number if self._names(number) else _NO_KEY, item=True)
-
-    def _names(self, number: str) -> bool:
-        return any(at < len(path) and path[at] == number for path, at in (*self.withheld, *sum(self.keeps, ())))
-
-    def _known(self, key: str, *, item: bool) -> Any:
-        mark = (key, item)
-        if mark in self._after:
-            return self._after[mark]
-        found = self._successor(key, item=item)
-        if len(self._after) < MEMO:
-            self._after[mark] = found
-        return found
-
-    def _successor(self, key: str, *, item: bool) -> Any:
-        withheld = advance(self.withheld, key)
-        keeps = [advance(keep, key) for keep in self.keeps]
-        if item:
-            withheld = tuple(dict.fromkeys(self.withheld + withheld))
-            keeps = [tuple(dict.fromkeys(old + new)) for old, new in zip(self.keeps, keeps, strict=True)]
-        if ended(withheld) or any(not keep for keep in keeps):
-            return _GONE
-        left = tuple(keep for keep in keeps if not ended(keep))
-        return _Node(withheld, left) if withheld or left else None
-
-
-@lru_cache(maxsize=512)
-def _compiled(redaction: Redaction) -> _Node | None:
-    """The node at the top; None where everything is withheld."""
-    withheld = start(redaction.withhold)
-    if redaction.everything or ended(withheld):
-        return None
-    keeps = [start(keep) for keep in redaction.keep]
-    return _Node(withheld, tuple(keep for keep in keeps if not ended(keep)))
+def is_present(document: Any, path: str) -> bool:
+    """Whether the path names anything in the document; JSON inside texts counts. Raises `ResultWithheld` as above."""
+    top = compiled(Redaction(withhold=(path,))).begin()
+    waiting: list[tuple[Any, Node | None]] = [(document, top)]
+    count = 0
+    while waiting:
+        value, node = waiting.pop()
+        if node is GONE:
+            return True
+        if node is None:
+            continue
+        if isinstance(value, str):
+            waiting.extend((inner, node) for inner in embedded(value) or ())
+        elif type(value) in _MAPPINGS or isinstance(value, Mapping):
+            waiting.extend((child, node.key(str(key))) for key, child in value.items())
+        elif isinstance(value, list | tuple):
+            waiting.extend((item, node.item(index)) for index, item in enumerate(value))
+        count += 1
+        if count > MAX_VALUES:
+            raise _too_large()
+    return False
 
 
 class _Walk:
-    """One walk through one document."""
+    """One walk through one document; two Python frames a level, so `MAX_DEPTH` levels fit any stack."""
 
-    __slots__ = ("changed",)
+    __slots__ = ("_values", "changed")
 
     def __init__(self) -> None:
         self.changed = False
+        self._values = MAX_VALUES
 
-    def value(self, value: Any, node: _Node, depth: int) -> Any:
+    def cut(self, value: Any, node: Node | None, depth: int) -> Any:
+        """What is left of a value, `_LEFT` if nothing is. Where no path leads (no node), it is copied as it is."""
+        if node is GONE:
+            self.changed = True
+            return _LEFT
+        kind = type(value)
+        if kind in _SCALARS or isinstance(value, str | int | float):
+            return value if node is None else self._leaf(value, node, depth)
         if depth > MAX_DEPTH:
             raise ResultWithheld("the result is nested too deep")
-        if isinstance(value, Mapping):
-            return self._mapping(value, node, depth)
+        if kind in _MAPPINGS or isinstance(value, Mapping):
+            return self._mapping(value, node, depth + 1)
         if isinstance(value, list | tuple):
-            return self._sequence(value, node, depth)
-        if isinstance(value, str):
-            return self._text(value, node, depth)
-        if value is not None and not isinstance(value, bool | int | float):
-            raise ResultWithheld(f"the result holds a {type(value).__name__}, which is no JSON")
-        return self._leaf(value, node)
+            return self._sequence(value, node, depth + 1)
+        raise ResultWithheld(f"the result holds a {kind.__name__}, which is no JSON")
 
-    def _leaf(self, value: Any, node: _Node) -> Any:
-        """A leaf stays only where every `keep` set names it or what holds it."""
-        if not node.keeps:
-            return value
-        self.changed = True
-        return _GONE
-
-    def _mapping(self, value: Mapping[Any, Any], node: _Node, depth: int) -> Any:
+    def _mapping(self, value: Mapping[Any, Any], node: Node | None, depth: int) -> dict[str, Any]:
+        self._count(len(value))
         left: dict[str, Any] = {}
         for key, child in value.items():
             if not isinstance(key, str):
                 raise ResultWithheld("the result holds a key that is no text")
-            kept = self._child(child, node.key(key), depth)
-            if kept is not _GONE:
+            after = None if node is None else node.key(key)
+            kept = child if after is None and type(child) in _SCALARS else self.cut(child, after, depth)
+            if kept is not _LEFT:
                 left[key] = kept
         return left
 
-    def _sequence(self, value: Any, node: _Node, depth: int) -> Any:
-        kept = (self._child(item, node.item(index), depth) for index, item in enumerate(value))
-        return [item for item in kept if item is not _GONE]
+    def _sequence(self, value: Sequence[Any], node: Node | None, depth: int) -> list[Any]:
+        self._count(len(value))
+        left: list[Any] = []
+        each = None if node is None else node.item(None)
+        for index, child in enumerate(value):
+            after = node.item(index) if node is not None and node.numbered else each
+            kept = child if after is None and type(child) in _SCALARS else self.cut(child, after, depth)
+            if kept is not _LEFT:
+                left.append(kept)
+        return left
 
-    def _child(self, child: Any, node: Any, depth: int) -> Any:
-        if node is None:
-            return child
-        if node is _GONE:
-            self.changed = True
-            return _GONE
-        return self.value(child, node, depth + 1)
+    def _leaf(self, value: Any, node: Node, depth: int) -> Any:
+        """A leaf stays where every `keep` set names it or what holds it; JSON in a text is walked."""
+        inner = embedded(value) if isinstance(value, str) else None
+        if inner is not None:
+            return self._text(value, inner, node, depth)
+        if not node.keeps:
+            return value
+        self.changed = True
+        return _LEFT
 
-    def _text(self, value: str, node: _Node, depth: int) -> Any:
-        """JSON inside a text is walked too, and written anew, so that no second spelling of a key survives."""
-        inner = embedded(value)
-        if inner is None:
-            return self._leaf(value, node)
-        left = self.value(inner, node, depth + 1)
-        self.changed = self.changed or left != inner
-        return json.dumps(left, ensure_ascii=False, separators=(",", ":"))
+    def _text(self, text: str, inner: Any, node: Node, depth: int) -> Any:
+        """The text as it was if nothing leaves it, else written anew."""
+        before, self.changed = self.changed, False
+        kept = [self.cut(value, node, depth + 1) for value in inner]
+        left = [value for value in kept if value is not _LEFT]
+        rewrite = self.changed or any(map(_repeats, inner))
+        self.changed = before or rewrite
+        if not left:
+            return _LEFT
+        return written(left) if rewrite else text
+
+    def _count(self, values: int) -> None:
+        self._values -= values
+        if self._values < 0:
+            raise _too_large()
+
+
+def _repeats(value: Any) -> bool:
+    """Whether an object in the value was written with a key more than once; texts inside answer for themselves."""
+    waiting = [value]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Repeated):
+            return True
+        if isinstance(value, dict):
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)
+    return False
+
+
+def _too_large() -> ResultWithheld:
+    return ResultWithheld("the result has too many values to be redacted", code="result_too_large")

@@ -1,0 +1,214 @@
+"""Whatever a redaction leaves is valid against the schema that is published for it (THREATS G13)."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mcp_macaroon_middleware.errors import ResultWithheld
+from mcp_macaroon_middleware.fields import redact, relax_schema
+from mcp_macaroon_middleware.model import Redaction
+
+keys = st.sampled_from(["a", "b", "c", "A"])
+texts = st.text("ab{}", max_size=3) | st.sampled_from(['{"a": 1}', '[{"b": "x"}, 2]', '{"a": {"b": [1]}}'])
+scalars = st.none() | st.booleans() | st.integers(-9, 9) | texts
+documents = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=4), max_leaves=10
+)
+steps = keys | st.sampled_from(["*", "**", "0", "1"])
+paths = st.builds(
+    lambda fold, parts: fold + ".".join(parts),
+    st.sampled_from(["", "", "(?i)"]),
+    st.lists(steps, min_size=1, max_size=3),
+)
+redactions = st.builds(
+    lambda withhold, keep: Redaction(withhold=tuple(withhold), keep=tuple(tuple(one) for one in keep)),
+    st.lists(paths, max_size=3),
+    st.lists(st.lists(paths, min_size=1, max_size=3), max_size=2),
+)
+
+
+def valid(document: Any, schema: dict[str, Any]) -> None:
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.Draft202012Validator(schema).validate(document)
+
+
+class Schemas:
+    """Draws schemas that admit one document and forbid, by many keywords, most others."""
+
+    def __init__(self, draw: Any) -> None:
+        self.draw = draw
+        self.definitions: dict[str, Any] = {}
+
+    def chance(self) -> bool:
+        return bool(self.draw(st.booleans()))
+
+    def of(self, document: Any) -> Any:
+        schema = self.plain(document)
+        return self.draw(st.sampled_from([self.bare, self.bare, self.referred, self.branched]))(schema, document)
+
+    def bare(self, schema: Any, document: Any) -> Any:
+        return schema
+
+    def referred(self, schema: Any, document: Any) -> Any:
+        name = f"D/{len(self.definitions)}"
+        self.definitions[name] = schema
+        reference: dict[str, Any] = {"$ref": "#/$defs/" + name.replace("/", "~1")}
+        return {**reference, "enum": [document]} if self.chance() else reference
+
+    def branched(self, schema: Any, document: Any) -> Any:
+        word = self.draw(st.sampled_from(["allOf", "anyOf", "oneOf"]))
+        other = {"not": {"const": document}}
+        return {word: [schema, {"if": other, "then": False}] if word == "allOf" else [schema, other]}
+
+    def plain(self, document: Any) -> dict[str, Any]:
+        if isinstance(document, dict):
+            return self.object(document)
+        if isinstance(document, list):
+            return self.array(document)
+        return {"const": document} if self.chance() else {"enum": [document], "minLength": 0, "pattern": ""}
+
+    def object(self, document: dict[str, Any]) -> dict[str, Any]:
+        schema: dict[str, Any] = {"type": "object", "properties": {}, "minProperties": len(document)}
+        schema["maxProperties"] = len(document)
+        if self.chance():
+            schema["required"] = list(document)
+        if document and self.chance():
+            schema["dependentRequired"] = {next(iter(document)): list(document)}
+        for key, child in document.items():
+            where = self.draw(st.sampled_from(["properties", "pattern", "rest"]))
+            if where == "pattern":
+                schema.setdefault("patternProperties", {})[f"^{key}$"] = self.of(child)
+            elif where == "properties":
+                schema["properties"][key] = self.of(child)
+        others = [key for key in document if key not in schema["properties"]]
+        others = [key for key in others if f"^{key}$" not in schema.get("patternProperties", {})]
+        if len(others) == 1:
+            schema["additionalProperties"] = self.of(document[others[0]])
+        elif not others:
+            schema[self.draw(st.sampled_from(["additionalProperties", "unevaluatedProperties"]))] = False
+        return schema
+
+    def array(self, document: list[Any]) -> dict[str, Any]:
+        schema: dict[str, Any] = {"type": "array", "minItems": len(document)}
+        if len(document) == 1 and self.chance():
+            schema |= {"contains": self.of(document[0]), "maxContains": 1}
+        if document and self.chance():
+            schema |= {"prefixItems": [self.of(item) for item in document], "items": False}
+        else:
+            schema["items"] = {"anyOf": [self.of(item) for item in document] or [{}]}
+        return schema
+
+
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(st.data(), st.dictionaries(keys, documents, max_size=4), redactions, st.booleans())
+@pytest.mark.threat("G13")
+def test_what_a_redaction_leaves_is_valid_against_the_relaxed_schema(
+    data: st.DataObject, document: Any, redaction: Redaction, wrapped: bool
+) -> None:
+    schemas = Schemas(data.draw)
+    schema = schemas.of(document)
+    if wrapped:
+        schema = {"type": "object", "properties": {"result": schema}, "required": ["result"]}
+        schema["x-fastmcp-wrap-result"] = True
+    schema["$defs"] = schemas.definitions
+    valid({"result": document} if wrapped else document, schema)
+    try:
+        left = redact(document, redaction)[0]
+    except ResultWithheld:
+        return
+    relaxed = relax_schema(schema, redaction)
+    valid({"result": left} if wrapped else left, relaxed)
+    valid({"result": document} if wrapped else document, relaxed)
+    assert "$ref" not in json.dumps(relaxed) or redaction.is_empty
+    assert relaxed.get("type") == "object" or redaction.is_empty
+
+
+def test_a_list_of_lists_of_itself_ends() -> None:
+    schema = {
+        "$defs": {"Tree": {"type": "array", "items": {"anyOf": [{"$ref": "#/$defs/Tree"}, {"type": "object"}]}}},
+        "type": "object",
+        "properties": {"tree": {"$ref": "#/$defs/Tree"}},
+    }
+    relaxed = relax_schema(schema, Redaction(withhold=("tree.a.b",)))
+    valid({"tree": [[[[[{"a": {}}]]]]]}, relaxed)
+
+
+@pytest.mark.parametrize(
+    "reference", ["#name", "https://elsewhere/schema", "#/$defs/missing", "#/$defs/list/9", 7, "other.json#/$defs/x"]
+)
+def test_a_reference_that_leads_nowhere_we_know_admits_anything(reference: Any) -> None:
+    schema = {"type": "object", "properties": {"a": {"$ref": reference}}, "$defs": {"list": []}, "required": ["a"]}
+    assert relax_schema(schema, Redaction(withhold=("a.b",)))["properties"] == {"a": {}}
+
+
+@pytest.mark.parametrize("name", ["List[int]", "a/b", "a~b", "a%b", "é"])
+def test_a_reference_is_read_as_a_json_pointer(name: str) -> None:
+    from urllib.parse import quote
+
+    pointer = quote(name.replace("~", "~0").replace("/", "~1"))
+    schema = {"type": "object", "properties": {"a": {"$ref": f"#/$defs/{pointer}"}}, "$defs": {name: {"type": "array"}}}
+    assert relax_schema(schema, Redaction(withhold=("a.b",)))["properties"] == {"a": {"type": "array"}}
+
+
+def test_a_part_with_an_identity_of_its_own_admits_anything() -> None:
+    inner = {"$id": "https://here/inner", "$defs": {"x": {"type": "string"}}, "$ref": "#/$defs/x"}
+    schema = {"type": "object", "properties": {"a": {"allOf": [{"$id": "x", "properties": {}}]}, "b": inner}}
+    relaxed = relax_schema(schema, Redaction(withhold=("a.b",)))
+    valid({"a": 1, "b": {"any": "thing"}}, relaxed)
+
+
+def test_the_dialect_stays_and_its_own_words_are_known() -> None:
+    draft7 = {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "definitions": {"T": {"type": "string"}},
+        "type": "object",
+        "properties": {"a": {"$ref": "#/definitions/T", "minLength": 9}, "l": {"items": [{"type": "integer"}]}},
+        "dependencies": {"a": ["b"]},
+        "additionalProperties": False,
+    }
+    relaxed = relax_schema(draft7, Redaction(withhold=("b", "l.*")))
+    assert relaxed["$schema"] == draft7["$schema"]
+    jsonschema.Draft7Validator.check_schema(relaxed)
+    jsonschema.Draft7Validator(relaxed).validate({"a": "x", "l": []})
+
+
+@pytest.mark.threat("P01")
+def test_a_schema_without_end_is_cut_off() -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(5_000):
+        deep = {"type": "object", "properties": {"a": deep}, "required": ["a"]}
+    assert relax_schema(deep, Redaction(withhold=("**.b",)))["type"] == "object"
+    assert relax_schema(deep, Redaction(withhold=("b",)))["type"] == "object"
+    wide: dict[str, Any] = {"$defs": {"d0": {"type": "string"}}}
+    for number in range(1, 30):
+        child = {"$ref": f"#/$defs/d{number - 1}"}
+        wide["$defs"][f"d{number}"] = {"type": "object", "properties": {"l": child, "r": child}}
+    wide |= {"type": "object", "properties": {"a": {"$ref": "#/$defs/d29"}}}
+    assert relax_schema(wide, Redaction(withhold=("**.x",)))["type"] == "object"
+
+
+def test_nothing_withheld_changes_nothing_and_everything_admits_any_object() -> None:
+    schema = {"type": "object", "properties": {"a": {"const": 1}}, "required": ["a"]}
+    assert relax_schema(schema, Redaction()) == schema
+    assert relax_schema(schema, None) == {"type": "object"}
+    assert relax_schema(schema, Redaction(everything=True)) == {"type": "object"}
+
+
+def test_what_no_path_reaches_stays_as_strict_as_it_was() -> None:
+    schema = {
+        "type": "object",
+        "properties": {"id": {"type": "integer", "minimum": 1}, "ssn": {"type": "string"}, "tag": {"enum": ["x"]}},
+        "required": ["id", "ssn"],
+        "additionalProperties": False,
+    }
+    relaxed = relax_schema(schema, Redaction(withhold=("ssn",)))
+    assert relaxed["required"] == ["id"]
+    assert relaxed["properties"]["id"] == {"type": "integer", "minimum": 1}
+    assert relaxed["properties"]["tag"] == {"enum": ["x"]}
+    assert relaxed["additionalProperties"] is False
