@@ -6,7 +6,9 @@ change what another part sees (laws L1 and L2).
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -123,6 +125,9 @@ class Component:
     digest: str = ""
     uri: str | None = None
 
+    def __hash__(self) -> int:
+        return hash((self.name, self.server, self.version, self.uri))
+
     @property
     def leaf(self) -> str:
         """The name that the component bears where it is defined."""
@@ -212,7 +217,7 @@ class RequestContext:
         if principal is None:
             principal = Principal(kind="user", namespace="", subject=user_id) if user_id else NOBODY
         put = object.__setattr__
-        put(self, "id", id or secrets.token_hex(8))
+        put(self, "id", id or request_ids.next())
         put(self, "principal", principal)
         put(self, "client", client)
         put(self, "claims", frozen(claims) if claims else EMPTY)
@@ -259,6 +264,27 @@ class RequestContext:
         return new
 
 
+class _RequestIds:
+    """Ids that no two requests of any processes share: a random part a process (and fork), and a count."""
+
+    __slots__ = ("_count", "_part")
+
+    def __init__(self) -> None:
+        self.renew()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self.renew)
+
+    def renew(self) -> None:
+        """Begins anew with another random part."""
+        self._part = secrets.token_hex(8)
+        self._count = itertools.count(1)
+
+    def next(self) -> str:
+        """An id that was never given out."""
+        return f"{self._part}{next(self._count):06x}"
+
+
+request_ids: Final = _RequestIds()
 NOBODY: Final = Principal(kind="anonymous", namespace="", subject="")
 NO_COMPONENT: Final = Component(kind=Kind.METHOD, name="")
 

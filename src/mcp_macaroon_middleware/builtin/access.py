@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from pydantic import field_validator
+from pydantic import AfterValidator
 
 from ..plugin import (
     Action,
@@ -21,20 +21,18 @@ from ..plugin import (
 )
 
 
+def _pattern(name: str) -> str:
+    try:
+        parse_target(name)
+    except RuleError as error:
+        raise ValueError(str(error)) from None
+    return name
+
+
 class Names(Params):
     """For `only`: what stays reachable, written as targets are; the other actions take none."""
 
-    names: tuple[str, ...] = ()
-
-    @field_validator("names")
-    @classmethod
-    def _targets(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        for name in names:
-            try:
-                parse_target(name)
-            except RuleError as error:
-                raise ValueError(str(error)) from None
-        return names
+    names: tuple[Annotated[str, AfterValidator(_pattern)], ...] = ()
 
 
 @lru_cache(maxsize=4096)
@@ -53,7 +51,10 @@ def tool_access(check: Check[Names]) -> Verdict:
         target_matches(_target(name), check.request.component, granting=True) for name in check.params.names
     ):
         return Verdict.allow()
-    return check.refuse("denied", f"Use {check.request.component.name}?" if check.asks else "Access is not allowed.")
+    if not check.asks:
+        return check.refuse("denied", "Access is not allowed.")
+    name = check.request.component.name
+    return check.refuse("denied", f"Use {name if name.isprintable() else ascii(name)}?")
 
 
 def _misused(params: Any, action: Action, phase: Phase) -> str | None:

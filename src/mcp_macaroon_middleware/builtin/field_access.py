@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import field_validator
+from pydantic import AfterValidator
 
 from ..plugin import (
     Action,
@@ -22,20 +22,18 @@ from ..plugin import (
 )
 
 
+def _path(path: str) -> str:
+    try:
+        parse_path(path)
+    except RuleError as error:
+        raise ValueError(str(error)) from None
+    return path
+
+
 class Fields(Params):
-    """Dotted field paths: `*` one level, `**` any depth, lists are walked, `a\\.b` a key with a dot."""
+    """Dotted field paths: `*` one level, `**` any depth, lists are walked, `a\\.b` a key with a dot, `(?i)` any case."""
 
-    fields: tuple[str, ...] = ()
-
-    @field_validator("fields")
-    @classmethod
-    def _paths(cls, fields: tuple[str, ...]) -> tuple[str, ...]:
-        for field in fields:
-            try:
-                parse_path(field)
-            except RuleError as error:
-                raise ValueError(str(error)) from None
-        return fields
+    fields: tuple[Annotated[str, AfterValidator(_path)], ...] = ()
 
 
 class FieldSettings(Settings):
@@ -47,18 +45,15 @@ class FieldSettings(Settings):
 def field_access(check: Check[Fields]) -> Verdict:
     """`deny` withholds the named fields, `only` all others; `allow` states what is meant to be seen, no more.
 
-    `elicit` asks before the named fields are shown, and only if the result has one of them.
+    `elicit` asks before the named fields are shown, and only if the result has one of them. Where it has none nobody is
+    asked, and what has no fields to tell apart is held as under `deny`.
     """
-    if check.action is Action.ALLOW:
-        return Verdict.allow()
-    if not check.asks:
-        return Verdict.allow(edits=_edits(check.params, check.action))
-    present = _present(check)
+    edits = _edits(check.params, check.action)
+    present = _present(check) if check.asks else []
     if not present:
-        return Verdict.allow()
-    return check.refuse(
-        "field_approval", f"Show {', '.join(present)}?", fields=present, edits=_edits(check.params, check.action)
-    )
+        return Verdict.allow(edits=edits)
+    shown = ", ".join(field if field.isprintable() else ascii(field) for field in present)
+    return check.refuse("field_approval", f"Show {shown}?", fields=present, edits=edits)
 
 
 def _present(check: Check[Fields]) -> list[str]:

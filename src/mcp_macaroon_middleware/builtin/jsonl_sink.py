@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+from pydantic_core import to_json
+
 from ..plugin import AuditSink, AuditSinkType, AuditUnavailable, Settings, SinkContext
 
 try:
@@ -90,7 +92,7 @@ class JsonlSink:
         self._append({"event": "replaced", "detail": "the audit file was replaced or deleted while it was open"})
 
     def _append(self, record: Mapping[str, Any]) -> None:
-        line = json.dumps(record, ensure_ascii=True, separators=(",", ":")).encode() + b"\n"
+        line = _line(record)
         try:
             written = os.write(self._descriptor, line)
             if written != len(line):
@@ -123,6 +125,14 @@ class JsonlSink:
         for intent in opened.values():
             facts = {key: value for key, value in intent.items() if key not in ("event", "seq", "decision")}
             self._append({**facts, "event": "final", "outcome": "unknown", "code": "unknown"})
+
+
+def _line(record: Mapping[str, Any]) -> bytes:
+    """One line of ASCII, whatever is in the record."""
+    text = to_json(record)
+    if not text.isascii():
+        text = json.dumps(record, ensure_ascii=True, separators=(",", ":")).encode()
+    return text + b"\n"
 
 
 def _open_intents(file: BinaryIO) -> tuple[dict[Any, dict[str, Any]], bytes]:

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pydantic_core import to_jsonable_python
+from pydantic_core import to_json, to_jsonable_python
 
 from ..errors import AuditUnavailable
 from ..model import Component, Principal, RequestContext, thawed
@@ -24,6 +24,7 @@ from ..plugin.contract import AuditSink
 logger: Final = logging.getLogger("mcp_macaroon_middleware")
 
 DIGEST_CHARACTERS: Final = 32
+KEPT: Final = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +51,7 @@ class AuditLog:
         self.boot = secrets.token_hex(8)
         self.failures = 0
         self._sequence = 0
+        self._components: dict[Component, dict[str, Any]] = {}
 
     def __repr__(self) -> str:
         return f"AuditLog(sinks={[slot.name for slot in self._slots]!r})"
@@ -86,7 +88,7 @@ class AuditLog:
         facts: dict[str, Any] = {
             "request": request.id,
             "principal": principal_facts(request.principal),
-            "component": component_facts(request.component),
+            "component": self._component(request.component),
         }
         if request.client is not None:
             facts["client"] = request.client
@@ -100,6 +102,17 @@ class AuditLog:
             facts["arguments"] = self.digests(request.arguments)
         return facts
 
+    def _component(self, component: Component) -> dict[str, Any]:
+        """A component's facts, kept for those that no caller can choose."""
+        if component.uri is not None:
+            return component_facts(component)
+        facts = self._components.get(component)
+        if facts is None:
+            if len(self._components) >= KEPT:
+                self._components.clear()
+            facts = self._components[component] = component_facts(component)
+        return facts
+
     def digests(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Each argument as a keyed digest, or in clear where the file names it."""
         return {
@@ -109,8 +122,11 @@ class AuditLog:
 
     def digest(self, name: str, value: Any) -> str:
         """A keyed digest of one argument: equal for equal values, and not to be reversed without the key."""
-        text = json.dumps([name, value], sort_keys=True, default=_plain)
-        return "hmac:" + hmac.digest(self._key, text.encode(), "sha256").hex()[:DIGEST_CHARACTERS]
+        if value is None or isinstance(value, str | int | float):
+            text = to_json([name, value])
+        else:
+            text = json.dumps([name, value], sort_keys=True, default=_plain).encode()
+        return "hmac:" + hmac.digest(self._key, text, "sha256").hex()[:DIGEST_CHARACTERS]
 
 
 def _plain(value: Any) -> Any:

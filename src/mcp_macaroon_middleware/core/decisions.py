@@ -31,6 +31,9 @@ class After:
         return bool(self.open) or self.settled is not None
 
 
+NOTHING_AFTER: Final = After()
+
+
 @dataclass(slots=True, kw_only=True)
 class Decision:
     """The engine's answer before a call.
@@ -46,8 +49,8 @@ class Decision:
     refusal: Refusal | None = None
     challenges: tuple[Challenge, ...] = ()
     after: bool = False
-    own_after: After = field(default_factory=lambda: After())
-    lent_after: After = field(default_factory=lambda: After())
+    own_after: After = NOTHING_AFTER
+    lent_after: After = NOTHING_AFTER
     narrowed: tuple[BoundCheck, ...] = ()
     lineage: tuple[str, ...] = ()
     started: float = 0.0

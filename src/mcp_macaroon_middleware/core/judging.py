@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from ..model import RequestContext, Result, Verdict
 from ..plugin.contract import Clock
 from .checks import Runner
-from .decisions import After, Tally
-from .plan import Match, Matches, Plan, still_holds
+from .decisions import NOTHING_AFTER, After, Tally
+from .plan import NO_MATCHES, Match, Matches, Plan, still_holds
 from .principals import applies
 
 Applying = Sequence[tuple[Match, bool]]
@@ -69,5 +69,8 @@ class Judge:
 
     def after(self, plan: Plan, matches: Matches, request: RequestContext) -> After:
         """The after-checks on a call, as far as they can be settled before it."""
+        if matches is NO_MATCHES:
+            return NOTHING_AFTER
         settled = self.summary(matches, request) if matches.folded else None
-        return After(settled, tuple(self.applying(plan, matches.open, request)))
+        waiting = matches.open
+        return After(settled, tuple(self.applying(plan, waiting, request)) if waiting else ())

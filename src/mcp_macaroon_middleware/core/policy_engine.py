@@ -43,7 +43,7 @@ from .checks import Runner
 from .clock import SystemClock
 from .decisions import After, Decision, Outcome, Tally, plain_refusal, refusal_for
 from .judging import Judge
-from .plan import BoundCheck, Match, Matches, Plan, Rulebook, RuleProblem, possible
+from .plan import NO_MATCHES, BoundCheck, Match, Matches, Plan, Rulebook, RuleProblem, possible
 from .records import Recorder
 
 __all__ = ["Decision", "Outcome", "PolicyEngine", "RequestContext"]
@@ -152,7 +152,7 @@ class PolicyEngine:
             return self._refused(decision, plain_refusal("token_expired"))
         book = self._caveats.of(token, plan) if token is not None else NO_CAVEATS
         own = plan.book.lookup(Phase.BEFORE, request.component)
-        lent = book.lookup(Phase.BEFORE, request.component)
+        lent = book.lookup(Phase.BEFORE, request.component) if token is not None else NO_MATCHES
         operator = await self._begin(plan, own, request)
         holder = await self._begin(plan, lent, request)
         if self._verdict(decision, operator, holder) is not Effect.DENY and not deferred:
@@ -220,7 +220,8 @@ class PolicyEngine:
         """Finds the after-checks now, so that the adapter knows whether to hold the doors."""
         plan, request = decision.plan, decision.request
         decision.own_after = self._judge.after(plan, plan.book.lookup(Phase.AFTER, request.component), request)
-        decision.lent_after = self._judge.after(plan, book.lookup(Phase.AFTER, request.component), request)
+        if book is not NO_CAVEATS:
+            decision.lent_after = self._judge.after(plan, book.lookup(Phase.AFTER, request.component), request)
         shadow = plan.settings.mode == "shadow"
         decision.after = bool(decision.lent_after) or (not shadow and bool(decision.own_after or decision.narrowed))
 
