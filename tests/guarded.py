@@ -53,9 +53,11 @@ def policy(
     return {"config": settings, "policies": list(policies), **({"plugins": sections} if sections else {})}
 
 
-def runtime(policies: Sequence[str | Mapping[str, Any]], **more: Any) -> tuple[Runtime, Records]:
+def runtime(
+    policies: Sequence[str | Mapping[str, Any]], *, application: Sequence[object] = (), **more: Any
+) -> tuple[Runtime, Records]:
     """A runtime whose records come into a list."""
-    made, records = load_runtime(policy(policies, **more)), Records()
+    made, records = load_runtime(policy(policies, **more), application=application), Records()
     made.audit._slots = (SinkSlot(name="list", sink=records, required=True),)
     return made, records
 

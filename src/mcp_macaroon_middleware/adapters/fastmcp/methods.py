@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from fastmcp.server.middleware import CallNext, MiddlewareContext
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from ...core.decisions import Decision
 from ...core.rejudging import open_to
@@ -43,7 +44,6 @@ NO_METHOD: Final = Refusal(code="method_not_allowed", reason="There is no such m
 FOLLOWS: Final = Refusal(
     code="completion_refused", reason="Completions are not given where a rule withholds parts of the result."
 )
-NOTHING: Final[Mapping[str, Any]] = {"completion": {"values": [], "hasMore": False}}
 
 Context = MiddlewareContext[Any]
 Next = CallNext[Any, Any]
@@ -161,12 +161,19 @@ async def _completed(guard: Guard, context: Context, call_next: Next) -> Any:
     request = guard.request(identity, found.component if found is not None else _method(context))
     if found is None or not await open_to(guard.engine, request):
         await guard.engine.refuse(request, "unknown_component", "There is nothing to complete.", hidden=True)
-        return dict(NOTHING)
+        return _nothing(context)
     withheld = guard.engine.possible_redaction(request)
     if withheld is None or not withheld.is_empty:
         await guard.engine.refuse(request, FOLLOWS.code, FOLLOWS.reason)
         raise protocol_refusal(FOLLOWS)
     return await _observed(guard, context, call_next)
+
+
+def _nothing(context: Context) -> dict[str, Any]:
+    """An empty completion, in the form of the connection's protocol."""
+    bound = context.fastmcp_context.request_context if context.fastmcp_context is not None else None
+    modern = bound is not None and bound.protocol_version in MODERN_PROTOCOL_VERSIONS
+    return {"completion": {"values": []}} | ({"resultType": "complete"} if modern else {})
 
 
 async def _completing(guard: Guard, context: Context) -> Found | None:
