@@ -137,7 +137,7 @@ def _transforms(guard: Guard) -> Iterable[str]:
 
 def _globs(guard: Guard) -> Iterable[str]:
     """Field rules whose glob reaches tools that return text without fields."""
-    if guard.unstructured == "pass":
+    if guard.passes:
         return
     for check in _checks(guard):
         target = check.rule.target

@@ -206,8 +206,9 @@ class LastGate(Transform):
         keep = isinstance(component, TransformedTool) and isinstance(innermost(component), MOUNTED)
         if keep and is_pure(component):
             return await method(component, *args, **kwargs)
-        after = any(ticket.decision.after for ticket in tickets)
-        with within(body(current, tuple(tickets), keep=keep)), held(_door(component)) if after else nullcontext():
+        ruled = [ticket.guard for ticket in tickets if ticket.decision.after]
+        doors = held(_door(component), passes=all(guard.passes for guard in ruled)) if ruled else nullcontext()
+        with within(body(current, tuple(tickets), keep=keep)), doors:
             return await method(component, *args, **kwargs)
 
     async def _decide_here(

@@ -25,6 +25,7 @@ from .coverage import Report, report_on
 from .fitting import misfits
 from .gate import LastGate
 from .identity import NO_ONE, Identity, identify, somebody, source_of
+from .logs import quiet_logs
 from .resolve import Found, Known, Resolver
 from .schemas import published_schema
 from .shapes import Shape
@@ -112,15 +113,16 @@ class Guard:
         def apply(redaction: Redaction) -> Any:
             if redaction.is_empty:
                 return result
-            return shape.rebuild(result, redaction, self.unstructured, self._schema(found, identity))
+            return shape.rebuild(
+                result, redaction, "pass" if self.passes else "withhold", self._schema(found, identity)
+            )
 
         return apply
 
     @property
-    def unstructured(self) -> str:
-        """What happens, under a field rule, to what has no fields: `withhold` or `pass`."""
-        section = self.runtime.sections.get("field_access")
-        return "pass" if getattr(section, "unstructured", "withhold") == "pass" else "withhold"
+    def passes(self) -> bool:
+        """Whether what has no fields (plain text, images, blobs) passes under a field rule."""
+        return getattr(self.runtime.sections.get("field_access"), "unstructured", "withhold") == "pass"
 
     def _schema(self, found: Found, identity: Identity) -> dict[str, Any] | None:
         """The output schema as the caller's list publishes it."""
@@ -135,6 +137,7 @@ class Guard:
         """Stands on the root and on everything mounted, in the right places. Raises `BindError` where that leaks."""
         from .middleware import MacaroonMiddleware, Member
 
+        quiet_logs()
         problems: list[str] = []
         self._gates = []
         for server in tree(self.server):

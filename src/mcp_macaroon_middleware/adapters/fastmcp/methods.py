@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any, Final
 
 from fastmcp.server.middleware import CallNext, MiddlewareContext
@@ -15,6 +16,7 @@ from ...core.rejudging import open_to
 from ...errors import ResultWithheld
 from ...fields import redact
 from ...model import Component, Kind, Redaction, Refusal, Result
+from .doors import held
 from .frames import frame
 from .guard import Guard
 from .identity import Identity, Unidentified
@@ -110,15 +112,13 @@ async def _ruled(guard: Guard, context: Context, call_next: Next) -> Any:
 async def _run(guard: Guard, context: Context, call_next: Next, decision: Decision) -> Any:
     engine = guard.engine
     try:
-        result = await call_next(context)
+        with held("method", passes=guard.passes) if decision.after else nullcontext():
+            result = await call_next(context)
     except asyncio.CancelledError:
         await engine.fail(decision, "cancelled")
         raise
     except BaseException as error:
         await engine.fail(decision, "error", type(error).__name__)
-        if decision.after:
-            withheld = Refusal(code="error_withheld", reason="The request failed, and its error cannot be shown.")
-            raise protocol_refusal(withheld) from None
         raise
     try:
         outcome = await engine.finish(decision, Result.of(result), lambda redaction: _redacted(result, redaction))

@@ -138,7 +138,7 @@ class Passage:
         refused: Refusal | None = None
         result: Any = None
         try:
-            with held(self.shape.name) if decision.after else nullcontext():
+            with held(self.shape.name, passes=self.guard.passes) if decision.after else nullcontext():
                 try:
                     with within(self._frame(ticket)):
                         result = await proceed()
