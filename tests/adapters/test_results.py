@@ -188,6 +188,9 @@ SHAPES: dict[str, Any] = {
     "G12 duplicate keys": lambda: [text('{"ssn":"' + SECRET + '","a":1,"ssn":"x"}')],
     "G02 JSON in a string": lambda: {"body": json.dumps(ROW), "more": [json.dumps({"x": json.dumps(ROW)})]},
     "JSON lines": lambda: [text(json.dumps(ROW) + "\n" + json.dumps(ROW))],
+    "JSON in quotes": lambda: [text(json.dumps(json.dumps(ROW)))],
+    "JSON after JSON": lambda: [text(json.dumps({"a": 1}) + " " + json.dumps(ROW))],
+    "JSON with a raw line break": lambda: [text('{"a":"x\ny","ssn":"' + SECRET + '"}')],
     "JSON after a byte order mark": lambda: [text("\ufeff" + json.dumps(ROW))],
     "foreign wrapper": lambda: ToolResult(content=[text(json.dumps(ROW))], structured_content={"result": [ROW]}),
     "foreign wrapper around text": lambda: ToolResult(
@@ -319,6 +322,15 @@ def test_a_bare_value_is_withheld_unless_the_file_lets_it_pass(value: Any) -> No
     assert redacted(wrapped(value), unstructured="pass").structured_content == {"result": value}
 
 
+@pytest.mark.threat("G05")
+@pytest.mark.parametrize("meta", [{"fastmcp": {"wrap_result": True}}, None])
+def test_a_bare_value_is_withheld_also_where_no_text_repeats_it(meta: Any) -> None:
+    for value in (f"ssn {SECRET}", [f"ssn {SECRET}"]):
+        with pytest.raises(ResultWithheld) as caught:
+            redacted(ToolResult(content=[], structured_content={"result": value}, meta=meta))
+        assert caught.value.code == "no_fields"
+
+
 def test_nothing_is_nothing_that_could_leave() -> None:
     empty = ToolResult(content=[], structured_content={"result": None}, meta={"fastmcp": {"wrap_result": True}})
     assert redacted(empty).structured_content == {"result": None}
@@ -339,6 +351,15 @@ def test_with_pass_the_meta_of_what_stays_is_redacted_all_the_same() -> None:
     image = ImageContent(type="image", data="AA==", mime_type="image/png", _meta={"ssn": SECRET, "a": 1})
     assert redacted(ToolResult(content=[image]), unstructured="pass").content[0].meta == {"a": 1}
     assert image.meta == {"ssn": SECRET, "a": 1}
+
+
+@pytest.mark.threat("G12")
+@pytest.mark.parametrize("name", [name for name in SHAPES if "JSON" in name or "G12" in name])
+def test_with_pass_json_in_every_spelling_is_redacted_all_the_same(name: str) -> None:
+    from fastmcp.tools.base import Tool
+
+    result = Tool.from_function(lambda: None, name="t", output_schema=None).convert_result(SHAPES[name]())
+    assert SECRET not in repr(redacted(result, unstructured="pass").to_mcp_result())
 
 
 @pytest.mark.threat("G09")

@@ -9,53 +9,20 @@ from typing import Any, Final
 from pydantic_core import PydanticSerializationError, to_json
 
 from ...errors import ResultWithheld
+from ...fields.texts import embedded
 
 MAX_TEXT: Final = 5_000_000
 """The most characters of text, of all blocks of one result together, that are walked for fields."""
 
-BLANK: Final = "\ufeff \t\r\n"
-
 
 def read(text: str) -> Sequence[Any] | None:
-    """The JSON objects and arrays that a text consists of: one, or one a line. None for any other text.
+    """The JSON values that a text consists of, if one of them has fields; None for any other text.
 
-    Raises `ResultWithheld` for JSON that cannot be read with certainty.
+    Raises `ResultWithheld` for a text past the bound, and for JSON that cannot be read with certainty.
     """
     if len(text) > MAX_TEXT:
         raise too_large()
-    stripped = text.strip(BLANK)
-    if not stripped.startswith(("{", "[")):
-        return None
-    try:
-        return _containers([json.loads(stripped, parse_int=_integer)])
-    except json.JSONDecodeError:
-        return _lines(stripped)
-    except RecursionError:
-        raise ResultWithheld("the result is nested too deep") from None
-
-
-def _lines(text: str) -> Sequence[Any] | None:
-    """JSON Lines: every line that is not blank is a document."""
-    lines = [line for line in text.splitlines() if line.strip(BLANK)]
-    if len(lines) < 2:
-        return None
-    try:
-        return _containers([json.loads(line, parse_int=_integer) for line in lines])
-    except json.JSONDecodeError:
-        return None
-    except RecursionError:
-        raise ResultWithheld("the result is nested too deep") from None
-
-
-def _containers(values: Sequence[Any]) -> Sequence[Any] | None:
-    return values if any(isinstance(value, dict | list) for value in values) else None
-
-
-def _integer(digits: str) -> int:
-    try:
-        return int(digits)
-    except ValueError:  # more digits than Python reads
-        raise ResultWithheld("the result holds a number that is too long to read") from None
+    return embedded(text)
 
 
 def plain(value: Any) -> tuple[Any, int]:
