@@ -99,6 +99,7 @@ class Tally:
     caveats: list[str] = field(default_factory=list)
     facts: list[dict[str, Any] | str] = field(default_factory=list)
     granted: bool = False
+    united: Redaction | None = None
 
     def add(self, match: Match, verdict: Verdict, *, sure: bool) -> None:
         """Counts one verdict. A rule that only grants never refuses; one grants only if it surely applies."""
@@ -129,6 +130,13 @@ class Tally:
             self.facts.copy(),
             self.granted,
         )
+
+    @property
+    def redaction(self) -> Redaction:
+        """Everything that the verdicts withhold, united once all are in."""
+        if self.united is None:
+            self.united = Redaction.united(self.edits)
+        return self.united
 
     @property
     def effect(self) -> Effect:

@@ -157,24 +157,30 @@ class PolicyEngine:
         holder = await self._begin(plan, lent, request)
         if self._verdict(decision, operator, holder) is not Effect.DENY and not deferred:
             for matches, tally in ((own, operator), (lent, holder)):
-                await self._look(decision, matches.arguments, tally, arguments)
-            await self._narrow(decision, operator, arguments)
+                if matches.arguments:
+                    await self._look(decision, matches.arguments, tally, arguments)
+            if operator.caveats:
+                await self._narrow(decision, operator, arguments)
         effect = self._verdict(decision, operator, holder)
         self._pen.note(decision, operator, raw)
         self._pen.note(decision, holder, raw, "caveats")
         if effect is not Effect.ALLOW:
             return self._refuse(decision, operator, holder)
         self._after(decision, book)
-        refusal = await self._charge(decision, operator, holder)
-        if refusal is not None:
-            return self._refused(decision, refusal)
+        if operator.charges or holder.charges:
+            refusal = await self._charge(decision, operator, holder)
+            if refusal is not None:
+                return self._refused(decision, refusal)
         self._pen.intent(decision)
         decision.effect = Effect.ALLOW
         return decision
 
     async def _begin(self, plan: Plan, matches: Matches, request: RequestContext) -> Tally:
         """What the checks that need no arguments come to."""
-        tally = self._judge.summary(matches, request).copy()
+        summary = self._judge.summary(matches, request)
+        if not matches.free and not matches.arguments and not summary.caveats:
+            return summary  # nothing will be added to it
+        tally = summary.copy()
         if matches.free:
             await self._judge.judge(self._judge.applying(plan, matches.free, request), request, tally)
         return tally
@@ -356,15 +362,16 @@ class PolicyEngine:
         """The union of what these checks withhold; a question that nobody answers withholds its fields."""
         if not after:
             return Redaction(), None
-        tally = after.settled.copy() if after.settled is not None else Tally()
+        tally = after.settled or Tally()
         if after.open:
+            tally = tally.copy()
             await self._judge.judge(after.open, decision.request, tally, result)
         self._pen.note(decision, tally, None, key)
         if tally.denied is not None:
             return Redaction(), refusal_for(*tally.denied, hidden=False)
         if any(not verdict.edits for _, verdict in tally.asks):
             return Redaction(), plain_refusal("approval_unavailable")
-        return Redaction.united(tally.edits), None
+        return tally.redaction, None
 
     def _finished(self, decision: Decision, outcome: Outcome) -> None:
         facts: dict[str, Any] = {"code": "ok"}
