@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lab import ALICE, BOB, call, lab
+from lab import ALICE, BOB, call, lab, plan_of
 
 from mcp_macaroon_middleware.builtin.limits import TEN_YEARS, Limits, read_limit
 from mcp_macaroon_middleware.builtin.memory import SLOTS, MemoryStore
@@ -164,3 +164,55 @@ async def test_one_counter_stays_small_whatever_its_limit() -> None:
         clock.now += 0.001
         await store.add([Amount(key="k", amount=1, limit=10**9, window=10.0)])
     assert len(store._windows["k"].charges) <= 3 * SLOTS
+
+
+@pytest.mark.threat("K12")
+async def test_one_limit_written_twice_counts_once() -> None:
+    room = lab(["bf:t:tool_access:allow", "bf:t:rate_limit:allow:2/minute:2/60s"])
+    assert [(await room.engine.decide(call("t"))).allowed for _ in range(3)] == [True, True, False]
+
+
+def by_cost(**params: Any) -> list[Any]:
+    rule = {"before": "t", "policy": "rate_limit", "action": "allow", "params": {"limits": "10/minute", **params}}
+    return ["bf:t:tool_access:allow", rule]
+
+
+@pytest.mark.threat("K13")
+async def test_a_call_counts_what_its_argument_says() -> None:
+    room = lab(by_cost(cost="size"))
+    outcomes = [(await room.engine.decide(call("t", {"size": size}))).allowed for size in (4, 6, 1)]
+    assert outcomes == [True, True, False]
+
+
+@pytest.mark.threat("K13")
+async def test_a_call_that_costs_more_than_its_limit_is_told_that_it_never_fits() -> None:
+    decision = await lab(by_cost(cost="size")).engine.decide(call("t", {"size": 11}))
+    assert decision.refusal is not None
+    assert decision.refusal.code == "cost_above_limit"
+    assert "never succeed" in decision.refusal.reason
+    assert decision.refusal.retry_after is None
+
+
+@pytest.mark.threat("K13")
+@pytest.mark.parametrize("arguments", [{}, {"size": 0}, {"size": -1}, {"size": True}, {"size": "3"}, {"size": 1.5}])
+async def test_L2_a_cost_that_cannot_be_read_is_refused(arguments: dict[str, Any]) -> None:
+    decision = await lab(by_cost(cost="size")).engine.decide(call("t", arguments))
+    assert decision.refusal is not None
+    assert decision.refusal.code == "cost_unknown"
+
+
+@pytest.mark.threat("K15")
+def test_only_a_limit_by_cost_waits_for_the_arguments() -> None:
+    assert [check.reads_arguments for check in plan_of(by_cost()).book.checks] == [False, False]
+    assert [check.reads_arguments for check in plan_of(by_cost(cost="size")).book.checks] == [False, True]
+
+
+@pytest.mark.threat("K01", "K14")
+async def test_of_50_calls_at_once_10_run_and_the_rest_hear_when_to_come_back() -> None:
+    import asyncio
+
+    room = lab(["bf:t:tool_access:allow", "bf:t:rate_limit:allow:10/minute"])
+    decisions = await asyncio.gather(*(room.engine.decide(call("t")) for _ in range(50)))
+    assert sum(decision.allowed for decision in decisions) == 10
+    waits = [d.refusal.retry_after for d in decisions if d.refusal is not None]
+    assert all(wait is not None and 0 < wait <= 60 for wait in waits)

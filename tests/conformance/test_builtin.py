@@ -52,6 +52,7 @@ class TestRateLimit(EnforcerContract):
     cases = (
         Case(params=("10/minute", "100/hour"), expect={"allow": "allow"}),
         Case(params={"limits": ["5/30s"], "per": ["principal"]}),
+        Case(params={"limits": "5/30s", "cost": "size"}, arguments={"size": 3}, expect={"allow": "allow"}),
     )
 
 

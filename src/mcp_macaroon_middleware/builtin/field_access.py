@@ -31,7 +31,7 @@ def _path(path: str) -> str:
 
 
 class Fields(Params):
-    """Dotted field paths: `*` one level, `**` any depth, lists are walked, `a\\.b` a key with a dot, `(?i)` any case."""
+    """Dotted paths: `*` one level, `**` any depth, lists are walked, `a\\.b` a key with a dot, `(?i)a` in any case."""
 
     fields: tuple[Annotated[str, AfterValidator(_path)], ...] = ()
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from ..plugin import Action, Charge, Check, Effect, EnforcerType, Params, Phase, Verdict
 
@@ -30,23 +30,28 @@ def read_limit(text: str) -> tuple[int, int]:
     return int(count), UNITS[unit] if unit else int(number) * SHORT[short]
 
 
-class Limits(Params):
-    """One or more limits, all of which hold. By name also `per`: the parts that make up whose count it is."""
+def _limit(limit: Any) -> str:
+    if not isinstance(limit, str):
+        raise ValueError(f"{limit!r} is no limit; write it as a text, for example '10/minute'")
+    read_limit(limit)
+    return limit
 
-    named: ClassVar[frozenset[str]] = frozenset({"per"})
+
+class Limits(Params):
+    """One or more limits, all of which hold. By name also `per`: the parts that make up whose count it is, and `cost`:
+    the argument that says how much a call counts, a whole number; a call without it is refused.
+    """
+
+    named: ClassVar[frozenset[str]] = frozenset({"per", "cost"})
 
     per: tuple[Literal["principal", "component", "client", "tenant", "server"], ...] = ("principal", "component")
-    limits: tuple[str, ...] = Field(min_length=1)
+    cost: str | None = None
+    limits: tuple[Annotated[str, BeforeValidator(_limit)], ...] = Field(min_length=1)
 
     @field_validator("limits", mode="before")
     @classmethod
     def _limits(cls, value: Any) -> Any:
-        limits = value if isinstance(value, list | tuple) else (value,)
-        for limit in limits:
-            if not isinstance(limit, str):
-                raise ValueError(f"{limit!r} is no limit; write it as a text, for example '10/minute'")
-            read_limit(limit)
-        return tuple(limits)
+        return value if isinstance(value, list | tuple) else (value,)
 
     @field_validator("per", mode="before")
     @classmethod
@@ -72,45 +77,48 @@ class Attempts(Params):
 
 def rate_limit(check: Check[Limits]) -> Verdict:
     """Passes while every limit has room. The count is charged when the component runs, and never for a refusal."""
-    return Verdict.allow(
-        charges=_charges(check, [read_limit(limit) for limit in check.params.limits], check.params.per)
-    )
+    limits = dict.fromkeys(read_limit(limit) for limit in check.params.limits)
+    cost = 1 if check.params.cost is None else _cost(check, check.params.cost)
+    if cost is None:
+        return check.refuse("cost_unknown", "The argument that says what this call costs is no whole number above 0.")
+    if cost > min(limit for limit, _ in limits):
+        return check.refuse("cost_above_limit", "This call costs more than its limit; it can never succeed.")
+    return Verdict.allow(charges=[_charge(check, limit, check.params.per, amount=cost) for limit in limits])
+
+
+def _cost(check: Check[Limits], argument: str) -> int | None:
+    cost = check.request.arguments.get(argument)
+    return cost if isinstance(cost, int) and not isinstance(cost, bool) and cost > 0 else None
 
 
 def allow_attempts(check: Check[Attempts]) -> Verdict:
     """Passes the first N calls of a principal on a component: a limit with a window of ten years."""
+    limit = (check.params.attempts, TEN_YEARS)
+    owner = ("principal", "component")
     return Verdict.allow(
-        charges=_charges(
-            check,
-            [(check.params.attempts, TEN_YEARS)],
-            ("principal", "component"),
-            code="attempts_exhausted",
-            reason="All attempts are used.",
-        )
+        charges=[_charge(check, limit, owner, code="attempts_exhausted", reason="All attempts are used.")]
     )
 
 
-def _charges(
+def _charge(
     check: Check[Any],
-    limits: Sequence[tuple[int, int]],
+    limit: tuple[int, int],
     per: Sequence[str],
     *,
+    amount: int = 1,
     code: str = "rate_limited",
     reason: str = "Too many calls; try again later.",
-) -> list[Charge]:
-    owner = tuple(_part(check, part) for part in per)
-    effect = Effect.ASK if check.asks else Effect.DENY
-    return [
-        Charge(
-            key=(check.rule.digest, f"{limit}/{window}", *owner),
-            limit=limit,
-            window=float(window),
-            effect=effect,
-            code=code,
-            reason=reason,
-        )
-        for limit, window in limits
-    ]
+) -> Charge:
+    count, seconds = limit
+    return Charge(
+        key=(check.rule.digest, f"{count}/{seconds}", *(_part(check, part) for part in per)),
+        amount=amount,
+        limit=count,
+        window=float(seconds),
+        effect=Effect.ASK if check.asks else Effect.DENY,
+        code=code,
+        reason=reason,
+    )
 
 
 def _part(check: Check[Any], part: str) -> str:
@@ -124,6 +132,10 @@ def _part(check: Check[Any], part: str) -> str:
     return "" if part == "server" else request.principal.key
 
 
+def _reads_arguments(params: Any) -> bool:
+    return isinstance(params, Limits) and params.cost is not None
+
+
 def _type(name: str, check: Any, params: type[Params], summary: str) -> EnforcerType:
     return EnforcerType(
         name=name,
@@ -132,7 +144,7 @@ def _type(name: str, check: Any, params: type[Params], summary: str) -> Enforcer
         actions=frozenset({Action.ALLOW, Action.ELICIT}),
         phases=frozenset({Phase.BEFORE}),
         attenuates=True,
-        reads_arguments=False,
+        reads_arguments=_reads_arguments,
         summary=summary,
     )
 

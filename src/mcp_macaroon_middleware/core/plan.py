@@ -88,6 +88,12 @@ class BoundCheck:
         """Whether it depends on the principal or the time that the rule applies at all."""
         return self.rule.for_ is not None or self.rule.except_ is not None or self.rule.expires is not None
 
+    @property
+    def reads_arguments(self) -> bool:
+        """Whether this check, with its params, looks at the arguments."""
+        reads = self.enforcer.reads_arguments
+        return reads(self.params) if callable(reads) else reads
+
     def edits(self) -> Sequence[Edit] | None:
         """Everything the check can ever withhold; None where it cannot tell."""
         if self.enforcer.may_withhold is None:
@@ -163,8 +169,8 @@ class Rulebook:
         matches = [match for match in matches if match.exposed or not match.check.grants_only]
         return Matches(
             folded=tuple(m for m in matches if _folds(m.check)),
-            free=tuple(m for m in matches if not _folds(m.check) and not m.check.enforcer.reads_arguments),
-            arguments=tuple(m for m in matches if not _folds(m.check) and m.check.enforcer.reads_arguments),
+            free=tuple(m for m in matches if not _folds(m.check) and not m.check.reads_arguments),
+            arguments=tuple(m for m in matches if not _folds(m.check) and m.check.reads_arguments),
         )
 
 

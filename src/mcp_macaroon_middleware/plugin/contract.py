@@ -191,11 +191,11 @@ class EnforcerType:
     `default: deny`. `attenuates`: it may stand in a token; its verdict may then depend on nothing that the holder can
     change. `hides`: a refusal makes the component absent for this principal. `constant`: the verdict depends on the
     rule and the component alone, so it is computed once. `reads_arguments` / `reads_result`: whether the check looks
-    at them. `timeout` is in seconds. `blocking`: the check may wait, so it runs in a worker thread. `validate`, where
-    given, looks at (params, action, phase) when the file is read and returns what is wrong, or None. `may_withhold`,
-    for after-checks, says which edits (params, action) can ever yield, so that published output schemas stay true;
-    without it every field may leave. `idle` are actions that refuse and withhold nothing: in a token they are an error,
-    since a caveat that cannot refuse anything has no business there.
+    at them; the first may be a function of the params. `timeout` is in seconds. `blocking`: the check may wait, so it
+    runs in a worker thread. `validate`, where given, looks at (params, action, phase) when the file is read and returns
+    what is wrong, or None. `may_withhold`, for after-checks, says which edits (params, action) can ever yield, so that
+    published output schemas stay true; without it every field may leave. `idle` are actions that refuse and withhold
+    nothing: in a token they are an error, since a caveat that cannot refuse anything has no business there.
     """
 
     name: str
@@ -207,7 +207,7 @@ class EnforcerType:
     attenuates: bool = False
     hides: bool = False
     constant: bool = False
-    reads_arguments: bool = True
+    reads_arguments: bool | Callable[[Any], bool] = True
     reads_result: bool = True
     timeout: float = 5.0
     blocking: bool = False

@@ -99,7 +99,7 @@ class Trial:
     ) -> Any:
         """What the enforcer answers, in its own time at most. Arguments reach only an enforcer that reads them."""
         context = request if request is not None else self.case.context(arguments)
-        if not self.enforcer.reads_arguments and request is None:
+        if not self.bound.reads_arguments and request is None:
             context = context.replace(arguments={})
         document = self.case.result if result is None else result
         check: Check[Any] = Check(

@@ -104,7 +104,7 @@ class EnforcerContract:
 
     async def test_what_it_says_it_does_not_read_changes_nothing(self) -> None:
         for made in self._trials():
-            if not self.enforcer.reads_arguments:
+            if not made.bound.reads_arguments:
                 with_some = made.case.context({"any": "thing"})
                 assert await made.verdict(request=with_some) == await made.verdict(), f"{made} reads arguments"
             if made.phase is Phase.AFTER and not self.enforcer.reads_result:
