@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import logging
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import anyio.from_thread
 import mcp_types
 import pytest
 import wire
@@ -19,6 +23,7 @@ from fastmcp.tools.base import ToolResult
 from guarded import Guarded, guarded
 from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, EmbeddedResource, ImageContent, TextContent, TextResourceContents
+from opentelemetry.trace import INVALID_SPAN_CONTEXT, NonRecordingSpan, NoOpTracer, use_span
 from pydantic import BaseModel
 
 pytestmark = pytest.mark.filterwarnings("ignore::mcp.shared.exceptions.MCPDeprecationWarning")
@@ -102,7 +107,50 @@ async def asks_by_result(ctx: Context) -> mcp_types.InputRequiredResult:
     return mcp_types.InputRequiredResult(input_requests={"q": mcp_types.ElicitRequest(params=params)})
 
 
+def half_way() -> Any:
+    yield ROW
+    raise ValueError(prose())
+
+
+async def half_way_async() -> Any:
+    yield prose()
+    raise ValueError(prose())
+
+
+def odd() -> Any:
+    class Odd:
+        def __str__(self) -> str:
+            return prose()
+
+    return Odd()
+
+
+def unserialisable() -> Person:
+    return ToolResult(content=[], structured_content={"a": object(), "ssn": SECRET})  # type: ignore[return-value]
+
+
+def speaks_from_a_thread(ctx: Context) -> dict[str, Any]:
+    anyio.from_thread.run(ctx.info, prose())
+    return dict(ROW)
+
+
+async def speaks_when_it_is_done(ctx: Context) -> dict[str, Any]:
+    async def later() -> None:
+        await asyncio.sleep(0.01)
+        await ctx.info(prose())
+
+    LATER.append(asyncio.create_task(later()))
+    return dict(ROW)
+
+
+LATER: list[Any] = []
 BODIES = [
+    half_way,
+    half_way_async,
+    odd,
+    unserialisable,
+    speaks_from_a_thread,
+    speaks_when_it_is_done,
     model,
     models,
     nested,
@@ -128,11 +176,13 @@ def server(body: Callable[..., Any], rules: Any = RULES, **more: Any) -> Guarded
 async def hear(mcp: FastMCP[Any], era: str, tool: str = "tool") -> wire.Heard:
     """Everything that a client hears when it lists the tools and calls one."""
     found = wire.Heard()
+    LATER.clear()
     async with wire.client_of(mcp, era, found) as client:
         try:
             found.answers.append(repr(await client.list_tools()))
             options = {"meta": {"io.modelcontextprotocol/logLevel": "debug"}}
             found.answers.append(repr(await client.call_tool(tool, {}, raise_on_error=False, **options)))
+            await asyncio.gather(*LATER, return_exceptions=True)
         except Exception as error:
             found.answers.append(f"{error!r} {getattr(error, 'error', None)!r}")
     return found
@@ -143,7 +193,7 @@ def shows(found: str) -> bool:
 
 
 @ERAS
-@pytest.mark.threat("G01", "G02", "G04", "G05", "G06", "G08", "G09", "G10", "G15", "G20")
+@pytest.mark.threat("G01", "G02", "G04", "G05", "G06", "G08", "G09", "G10", "G15", "G20", "FI25")
 @pytest.mark.parametrize("body", BODIES)
 @pytest.mark.parametrize("rule", ["af:tool:field_access:deny:ssn:**.ssn", "af:tool:field_access:only:id"])
 async def test_L3_a_withheld_value_leaves_a_guarded_server_by_no_door(
@@ -187,6 +237,86 @@ async def test_plain_text_under_a_field_rule_is_refused_unless_the_file_lets_it_
     assert refused["_meta"]["mcp-macaroon"]["code"] == "no_fields"
     passed = await wire.called(server(prose, field_access={"unstructured": "pass"}).server, era)
     assert passed["content"][0]["text"] == prose()
+
+
+@ERAS
+@pytest.mark.threat("G05", "G09", "G10")
+async def test_with_pass_prose_leaves_by_every_door_and_data_by_none(era: str) -> None:
+    async def tool(ctx: Context, fails: bool = False) -> Any:
+        await ctx.info("prose")
+        await ctx.info(json.dumps(ROW))
+        await ctx.info("more", extra=ROW)
+        await ctx.report_progress(3, 4, "three of four")
+        if fails:
+            raise ToolError("no such row")
+        return [text("a summary"), text(json.dumps(ROW))]
+
+    lab = server(tool, field_access={"unstructured": "pass"})
+    found = wire.Heard()
+    async with wire.client_of(lab.server, era, found) as client:
+        options = {"meta": {"io.modelcontextprotocol/logLevel": "debug"}, "raise_on_error": False}
+        for fails in (False, True):
+            found.answers.append(repr(await client.call_tool("tool", {"fails": fails}, **options)))
+    assert not shows(found.all)
+    for said in ("prose", "three of four", "a summary", '{"id":1}', "no such row"):
+        assert said in found.all
+
+
+class Span(NonRecordingSpan):
+    """A span that keeps everything it is told."""
+
+    def __init__(self, told: list[str]) -> None:
+        super().__init__(INVALID_SPAN_CONTEXT)
+        self.told = told
+
+    def is_recording(self) -> bool:
+        return True
+
+    def set_attribute(self, key: str, value: Any) -> None:
+        self.told.append(f"{key}={value!r}")
+
+    def set_attributes(self, attributes: Any) -> None:
+        self.told.append(repr(attributes))
+
+    def set_status(self, status: Any, description: str | None = None) -> None:
+        self.told.append(f"{getattr(status, 'description', status)} {description}")
+
+    def record_exception(self, exception: BaseException, *args: Any, **kwargs: Any) -> None:
+        self.told.extend(traceback.format_exception(exception))
+        self.told.append(repr([exception, exception.__cause__, exception.__context__]))
+
+
+class Tracer(NoOpTracer):
+    """Makes such spans."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    @contextmanager
+    def start_as_current_span(self, name: str, *args: Any, **kwargs: Any) -> Iterator[Span]:  # type: ignore[override]
+        self.told.append(name)
+        span = Span(self.told)
+        with use_span(span, record_exception=kwargs.get("record_exception", True)):
+            yield span
+
+
+@ERAS
+@pytest.mark.threat("G20")
+@pytest.mark.parametrize("body", [raises, raises_tool_error, raises_protocol_error, error_result, speaks, half_way])
+async def test_no_trace_shows_the_value(era: str, body: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracer = Tracer()
+    monkeypatch.setattr("fastmcp.server.telemetry.get_tracer", lambda *args: tracer)
+    found = await hear(server(body).server, era)
+    assert not shows(found.all)
+    assert len(tracer.told) > 3
+    assert not shows("".join(tracer.told))
+
+
+async def test_without_the_rule_the_trace_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    tracer = Tracer()
+    monkeypatch.setattr("fastmcp.server.telemetry.get_tracer", lambda *args: tracer)
+    await hear(server(raises, RULES[:1]).server, "auto")
+    assert shows("".join(tracer.told))
 
 
 @ERAS
