@@ -13,12 +13,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from ..plugin import Added, Amount, Entry, Store, StoreContext, StoreType, StoreUnavailable
 
 MAX_ENTRIES: Final = 1_000_000
+MAX_BYTES: Final = 256 * 1024 * 1024
 SLOTS: Final = 64
+SWEPT: Final = 256
 
 
 @dataclass(slots=True)
@@ -28,6 +30,7 @@ class _Value:
     data: bytes
     version: str
     ends: float
+    noted: float = 0.0  # the end that the heap knows, at which the entry is looked at again
 
 
 @dataclass(slots=True)
@@ -39,6 +42,7 @@ class _Window:
     """
 
     ends: float = 0.0
+    noted: float = 0.0
     total: int = 0
     charges: deque[tuple[float, int]] = field(default_factory=deque)
 
@@ -72,19 +76,31 @@ class _Window:
 
 
 class MemoryStore:
-    """A `Store` in memory. Safe for threads; operations never wait. `clock` gives monotonic seconds."""
+    """A `Store` in memory. Safe for threads; operations never wait. `clock` gives monotonic seconds.
+
+    It holds at most `max_entries` values and counters, with at most `max_bytes` of keys and values. What has ended is
+    dropped a little with every operation, so that none of them stalls the event loop.
+    """
 
     durable = False
     shared = False
 
-    def __init__(self, *, max_entries: int = MAX_ENTRIES, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        *,
+        max_entries: int = MAX_ENTRIES,
+        max_bytes: int = MAX_BYTES,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._values: dict[str, _Value] = {}
         self._windows: dict[str, _Window] = {}
         self._ends: list[tuple[float, str, bool]] = []
         self._lock = threading.Lock()
         self._clock = clock
-        self._epoch = time.time() - clock()
+        self._latest = clock()
+        self._epoch = time.time() - self._latest
         self._max = max_entries
+        self._free = max_bytes
         self._version = 0
         self._closed = False
 
@@ -92,7 +108,10 @@ class MemoryStore:
         return f"MemoryStore(entries={len(self)})"
 
     def __len__(self) -> int:
-        return len(self._values) + len(self._windows)
+        """How many live values and counters it holds."""
+        with self._lock:
+            self._sweep(self._tick(), len(self._ends))
+            return self._entries()
 
     async def get(self, keys: Sequence[str]) -> list[Entry | None]:
         """The live entries of `keys`, in their order."""
@@ -123,13 +142,17 @@ class MemoryStore:
             there = self._live(key, now)
             if there is None:
                 return None
-            del self._values[key]
+            self._forget(self._values, key)
             return there.data
 
     async def add(self, amounts: Sequence[Amount]) -> Added:
-        """Charges every line or none; see `Store.add`."""
+        """Charges every line or none; see `Store.add`. Raises `ValueError` for amounts, limits or windows below 0."""
+        for amount in amounts:
+            if amount.amount < 0 or amount.limit < 0 or not 0 < amount.window < math.inf:
+                raise ValueError("amounts and limits are 0 or more, windows a number of seconds above 0")
         with self._lock:
             now = self._begin()
+            self._make_room(len(amounts), sum(len(amount.key) for amount in amounts), now)
             found = [self._windows.get(amount.key) for amount in amounts]
             used = [window.used(now) if window is not None else 0 for window in found]
             asked: dict[str, int] = {}
@@ -140,7 +163,8 @@ class MemoryStore:
             if not fits:
                 return Added(ok=False, used=tuple(used), retry_after=self._retry_after(amounts, asked, now))
             fresh = {amount.key for amount in amounts if amount.amount and amount.key not in self._windows}
-            self._room(len(fresh))
+            if fresh:
+                self._take_room(len(fresh), sum(map(len, fresh)))
             for amount in amounts:
                 if amount.amount:
                     self._charge(amount, now)
@@ -178,24 +202,46 @@ class MemoryStore:
     # --- under the lock -------------------------------------------------------------------------------------------
 
     def _begin(self) -> float:
-        """The time of this operation, after dropping what has ended."""
+        """The time of this operation, after dropping some of what has ended."""
         if self._closed:
             raise StoreUnavailable("the memory store is closed")
-        now = self._clock()
-        while self._ends and self._ends[0][0] <= now:
-            _, key, is_value = heapq.heappop(self._ends)
-            self._drop(key, is_value, now)
+        now = self._tick()
+        self._sweep(now, SWEPT)
         return now
 
-    def _drop(self, key: str, is_value: bool, now: float) -> None:
-        table: dict[str, _Value] | dict[str, _Window] = self._values if is_value else self._windows
-        there = table.get(key)
-        if there is None:
-            return
-        if there.ends <= now:
-            del table[key]
-        else:
-            heapq.heappush(self._ends, (there.ends, key, is_value))
+    def _tick(self) -> float:
+        self._latest = max(self._latest, self._clock())
+        return self._latest
+
+    def _entries(self) -> int:
+        return len(self._values) + len(self._windows)
+
+    def _sweep(self, now: float, most: int) -> None:
+        """Drops what has ended, `most` entries at once."""
+        while most and self._ends and self._ends[0][0] <= now:
+            most -= 1
+            _, key, is_value = heapq.heappop(self._ends)
+            table: dict[str, Any] = self._values if is_value else self._windows
+            there = table.get(key)
+            if there is not None and there.ends <= now:
+                self._forget(table, key)
+            elif there is not None and there.noted > now:
+                pass  # its end was written down anew
+            elif there is not None:
+                self._note(there, key, is_value)
+
+    def _note(self, there: _Value | _Window, key: str, is_value: bool) -> None:
+        """Writes down when an entry ends. Ends that mean nothing any more are cleared away once they are the most."""
+        there.noted = there.ends
+        heapq.heappush(self._ends, (there.ends, key, is_value))
+        if len(self._ends) > 2 * self._entries() + SWEPT:
+            self._ends = [(v.noted, k, True) for k, v in self._values.items()]
+            self._ends += [(w.noted, k, False) for k, w in self._windows.items()]
+            heapq.heapify(self._ends)
+
+    def _forget(self, table: dict[str, Any], key: str) -> None:
+        there = table.pop(key)
+        self._free += len(key) + (len(there.data) if isinstance(there, _Value) else 0)
 
     def _live(self, key: str, now: float) -> _Value | None:
         there = self._values.get(key)
@@ -204,21 +250,27 @@ class MemoryStore:
     def _set(self, key: str, value: bytes, ttl: float, now: float) -> None:
         if not ttl > 0 or not math.isfinite(ttl):
             raise ValueError("a ttl is a number of seconds above 0")
+        self._make_room(1, len(key) + len(value), now)
         there = self._values.get(key)
         if there is None:
-            self._room()
+            self._take_room(1, len(key) + len(value))
+        else:
+            self._take_room(0, len(value) - len(there.data))
         self._version += 1
-        ends = now + ttl
-        self._values[key] = _Value(bytes(value), str(self._version), ends)
-        if there is None or ends < there.ends:
-            heapq.heappush(self._ends, (ends, key, True))
+        fresh = _Value(bytes(value), str(self._version), now + ttl)
+        self._values[key] = fresh
+        if there is not None and now < there.noted <= fresh.ends:
+            fresh.noted = there.noted  # the end that is written down comes first, and leads to this one
+        else:
+            self._note(fresh, key, True)
 
     def _charge(self, amount: Amount, now: float) -> None:
         window = self._windows.get(amount.key)
         if window is None:
             window = self._windows[amount.key] = _Window()
-            heapq.heappush(self._ends, (now + amount.window, amount.key, False))
         window.add(now, amount.amount, amount.window)
+        if not now < window.noted <= window.ends:
+            self._note(window, amount.key, False)
 
     def _used(self, key: str, now: float) -> int:
         window = self._windows.get(key)
@@ -235,9 +287,16 @@ class MemoryStore:
                 latest = max(latest, self._windows[amount.key].free_at(over, now) - now)
         return latest
 
-    def _room(self, fresh: int = 1) -> None:
-        if fresh and len(self) + fresh > self._max:
+    def _make_room(self, entries: int, size: int, now: float) -> None:
+        """Drops all that has ended if room is short."""
+        if self._entries() + entries > self._max or size > self._free:
+            self._sweep(now, len(self._ends))
+
+    def _take_room(self, entries: int, size: int) -> None:
+        """Raises `StoreUnavailable` where there is no room for so many more entries and bytes."""
+        if (entries and self._entries() + entries > self._max) or size > self._free:
             raise StoreUnavailable("the memory store is full")
+        self._free -= size
 
 
 def _open(address: str, context: StoreContext) -> Store:
