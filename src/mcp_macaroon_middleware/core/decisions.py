@@ -56,6 +56,7 @@ class Decision:
     started: float = 0.0
     coerced: bool = False
     closed: bool = False
+    base: dict[str, Any] | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
     @property

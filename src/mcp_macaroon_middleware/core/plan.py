@@ -382,7 +382,7 @@ def _params_problem(rule: Rule, enforcer: EnforcerType, error: ValidationError) 
     return RuleProblem(
         rule=rule,
         code="bad_params",
-        message=f"{rule.policy}: param{named}: {first['msg']}",
+        message=f"{rule.policy}: param{named}: {first['msg'].removeprefix('Value error, ')}",
         param_index=index,
         hint=expected,
     )

@@ -26,10 +26,8 @@ class Recorder:
 
     def intent(self, decision: Decision) -> None:
         """The write-ahead record: who is about to run what, with which arguments; the rules follow with the end."""
-        facts = self._audit.request_facts(decision.request, decision.lineage)
-        if "arguments" in decision.facts:
-            facts["arguments"] = decision.facts["arguments"]
-        self._audit.write({"event": "intent", **facts, "revision": decision.plan.revision})
+        decision.base = self._base(decision)
+        self._audit.write({"event": "intent", **decision.base})
 
     def final(self, decision: Decision, outcome: str, **facts: Any) -> None:
         """The final record. A second one for the same request is never written."""
@@ -46,5 +44,12 @@ class Recorder:
         self._audit.write({"event": "final", **self._audit.request_facts(request, ()), "revision": revision, **facts})
 
     def _facts(self, decision: Decision) -> dict[str, Any]:
+        return {**(decision.base or self._base(decision)), **decision.facts}
+
+    def _base(self, decision: Decision) -> dict[str, Any]:
+        """What every record of this request says: who, what, with which arguments, under which revision."""
         facts = self._audit.request_facts(decision.request, decision.lineage)
-        return {**facts, "revision": decision.plan.revision, **decision.facts}
+        if "arguments" in decision.facts:
+            facts["arguments"] = decision.facts["arguments"]
+        facts["revision"] = decision.plan.revision
+        return facts
