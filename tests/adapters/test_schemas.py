@@ -126,6 +126,20 @@ def test_a_schema_that_cannot_be_used_accepts_nothing_and_fetches_nothing() -> N
     assert schemas.conforms({"a": 1}, {"$schema": "http://json-schema.org/draft-07/schema#", "type": "object"}) is True
 
 
+@pytest.mark.threat("E09", "P08")
+def test_a_foreign_pattern_costs_nothing_here() -> None:
+    slow = "^(a+)+$"
+    text = "a" * 60 + "!"
+    for schema in (
+        {"properties": {"a": {"pattern": slow}}},
+        {"patternProperties": {slow: {}}, "additionalProperties": False},
+        {"patternProperties": {slow: {}}, "unevaluatedProperties": False},
+    ):
+        assert schemas.conforms({"a": text, text: 1}, {"type": "object", **schema}) is True
+    closed = {"type": "object", "properties": {"a": {}}, "additionalProperties": False}
+    assert schemas.conforms({"b": 1}, closed) is False
+
+
 @pytest.mark.parametrize("era", wire.ERAS)
 @pytest.mark.threat("G13")
 @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))

@@ -26,7 +26,8 @@ _NOTHING: Final = object()
 
 
 class Blocks:
-    """One redaction at work on one result. `withheld` says whether a part without fields was left out.
+    """One redaction at work on one result. `withheld` says whether a part without fields was left out, `size` how many
+    characters were walked.
 
     Raises `ResultWithheld` where everything is withheld, where nothing can be told apart, and past the size bound.
     """
@@ -36,7 +37,7 @@ class Blocks:
         self.withheld = False
         self._redaction = redaction
         self._passes = passes
-        self._size = 0
+        self.size = 0
 
     # --- data ---------------------------------------------------------------------------------------------------
 
@@ -145,8 +146,8 @@ class Blocks:
         return document
 
     def _grow(self, size: int) -> None:
-        self._size += size
-        if self._size > MAX_TEXT:
+        self.size += size
+        if self.size > MAX_TEXT:
             raise too_large()
 
     def _none(self) -> Any:

@@ -24,6 +24,10 @@ from .schemas import conforms, is_wrapped
 Unstructured = Literal["withhold", "pass"]
 Parts = tuple[tuple[JSON, ...], tuple[str, ...]]
 ASKING: Final = (InputRequiredToolResult, InputRequiredResourceResult, InputRequiredPromptResult)
+MAX_HELD: Final = 250_000
+"""The most characters of a result that are held against the published schema here, since that costs far more than the
+redaction. A larger one is valid by the construction of the schema alone; its client validates it anyway."""
+
 ERROR_WITHHELD: Final = "The call failed, and its error cannot be shown. [error_withheld]"
 
 
@@ -124,7 +128,7 @@ def redact_tool_result(
         return _asking(result, passes=unstructured == "pass")
     structured = _redacted_structured(result, blocks, output_schema)
     content = _content(result, blocks, structured)
-    if structured is not None and output_schema is not None and not result.is_error:
+    if structured is not None and output_schema is not None and not result.is_error and blocks.size <= MAX_HELD:
         _hold(structured, output_schema)
     return ToolResult(
         content=content, structured_content=structured, meta=blocks.meta(result.meta), is_error=result.is_error

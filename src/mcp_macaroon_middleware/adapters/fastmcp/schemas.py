@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, Final
 
 import jsonschema  # type: ignore[import-untyped]
@@ -86,18 +87,31 @@ def _may_wrap(schema: Schema) -> bool:
 def conforms(structured: Any, schema: Schema) -> bool:
     """Whether a client that validates would accept the structured content. A schema that cannot be used accepts none.
 
-    References to other documents are not fetched.
+    References to other documents are not fetched. Patterns are left to the client: what only loses parts cannot break
+    one, and a foreign one can take for ever.
     """
     try:
         return bool(_validator(schema).is_valid(structured))
-    except Exception:  # a broken schema, a reference elsewhere: the client would refuse it as well
+    except (Exception, RecursionError):  # a broken schema, a reference elsewhere: the client would refuse it as well
         return False
 
 
 def _validator(schema: Schema) -> Validator:
     known: Validator | None = _validators.get(schema, None)
     if known is None:
-        made = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
-        known = made(schema, registry=EMPTY_REGISTRY)
+        draft = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
+        known = _patient(draft)(schema, registry=EMPTY_REGISTRY)
         _validators.keep(schema, None, known)
     return known
+
+
+@cache
+def _patient(draft: Any) -> Any:
+    """A draft's validator without what evaluates foreign patterns."""
+    named = draft.VALIDATORS.get("additionalProperties")
+
+    def additional(validator: Any, value: Any, instance: Any, schema: Schema) -> Any:
+        return () if "patternProperties" in schema else named(validator, value, instance, schema)
+
+    without = dict.fromkeys(("pattern", "patternProperties", "unevaluatedProperties"), lambda *_: ())
+    return jsonschema.validators.extend(draft, validators={**without, "additionalProperties": additional})
