@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from fastmcp import Client, Context, FastMCP
 from fastmcp.utilities.tests import asgi_client
-from guarded import ERAS, code_of, guarded, http, text_of, tokens
+from guarded import ERAS, code_of, guarded, http, policy, text_of, tokens
 from mcp.shared.exceptions import MCPError
 from mcp_types import InitializedNotification, PaginatedRequestParams
 from pydantic import BaseModel
@@ -230,3 +230,23 @@ async def test_a_list_without_a_credential_is_refused() -> None:
             await client.list_tools()
     assert refused.value.error.data["code"] == "unauthenticated"
     assert ("tools/list", "denied", "unauthenticated") in made.ends
+
+
+@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.threat("G13")
+async def test_a_client_with_an_older_schema_is_refused_until_it_lists_again(era: str) -> None:
+    server: FastMCP[Any] = FastMCP("s")
+
+    @server.tool
+    def typed(id: int) -> Person:
+        return Person(id=id, age=7)
+
+    made = guarded(server, ["bf:*:tool_access:allow"])
+    async with Client(server, mode=era) as client:
+        await client.list_tools()
+        assert (await client.call_tool("typed", {"id": 1})).structured_content == {"id": 1, "age": 7}
+        assert await made.guard.runtime.reload(policy(["bf:*:tool_access:allow", "af:*:field_access:deny:age"]))
+        assert await code_of(client, "typed", id=1) == "schema_changed"
+        await client.list_tools()
+        assert (await client.call_tool("typed", {"id": 1})).structured_content == {"id": 1}
+    assert made.exactly_one_end_each()

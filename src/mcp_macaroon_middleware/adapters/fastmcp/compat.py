@@ -99,7 +99,7 @@ def _rebound(function: Callable[..., Any], variable: str, value: Any) -> Callabl
 
 def is_guarded(component: AnyComponent) -> bool:
     """Whether this is a copy that the last gate made."""
-    return hasattr(type(component), GUARDED)
+    return GUARDED in type(component).__dict__
 
 
 def task_mode(component: AnyComponent) -> str:

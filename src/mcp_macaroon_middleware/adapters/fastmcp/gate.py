@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import types
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 from fastmcp import FastMCP
 from fastmcp.prompts.base import Prompt
@@ -28,11 +27,11 @@ from fastmcp.tools.tool_transform import TransformedTool
 from fastmcp.utilities.tasks import TaskConfig
 from fastmcp.utilities.versions import VersionSpec
 
-from .census import innermost, name_of, shape_of
+from .census import innermost, name_of
 from .compat import GUARDED, MOUNTED, TASKS, AnyComponent, C, is_guarded, is_pure, with_parent
-from .doors import held
-from .frames import Frame, body, entered, frame, within
-from .passage import Passage, confirmed
+from .doors import guarded_error
+from .frames import Frame, LeafKey, Ticket, body, entered, frame, within
+from .passage import Passage, confirmed, unfit
 from .resolve import Found, key_of
 from .shapes import SHAPES
 
@@ -41,7 +40,22 @@ if TYPE_CHECKING:
 
 KEPT: Final = 2048
 
-Body = Callable[..., Awaitable[Any]]
+Method = Callable[..., Awaitable[Any]]
+
+
+class Role(NamedTuple):
+    """What a guarded class is, looked up once: its shape, and whether it is a transformed tool."""
+
+    shape: str
+    transforms: bool
+
+
+class Body(NamedTuple):
+    """The method that a guarded class stands around."""
+
+    method: Method
+    name: str
+    role: Role
 
 
 class LastGate(Transform):
@@ -52,6 +66,7 @@ class LastGate(Transform):
         self._own: list[Guard] = []
         self._others: list[Guard] = []
         self._kept: dict[int, tuple[AnyComponent, AnyComponent]] = {}
+        self._keys: dict[int, tuple[AnyComponent, LeafKey]] = {}
         self._classes: dict[tuple[type[Any], str, str], type[Any]] = {}
 
     def __repr__(self) -> str:
@@ -73,6 +88,9 @@ class LastGate(Transform):
 
     def guards(self, current: Frame) -> Sequence[Guard]:
         """The guards that this request must pass here, one a policy."""
+        if len(self._own) == 1 and not self._others:
+            guard = self._own[0]
+            return (current.entries.get(guard.engine, guard),)
         found = {guard.engine: current.entries.get(guard.engine, guard) for guard in self._own}
         for guard in self._others:
             if guard.engine in current.entries:
@@ -127,8 +145,14 @@ class LastGate(Transform):
         copy = self._copy(component)
         if len(self._kept) >= KEPT:
             self._kept.clear()
+            self._keys.clear()
         self._kept[id(component)] = (component, copy)
+        self._keys[id(copy)] = (copy, key_of(self.server, copy))
         return copy
+
+    def _key(self, component: AnyComponent) -> LeafKey:
+        known = self._keys.get(id(component))
+        return known[1] if known is not None and known[0] is component else key_of(self.server, component)
 
     def _copy(self, component: C) -> C:
         changes: dict[str, Any] = {}
@@ -164,9 +188,10 @@ class LastGate(Transform):
         if issubclass(base, MOUNTED):
             names = ("_run", "run", "_read", "_render", "render")
             return {name: self._entering(getattr(base, name)) for name in names if hasattr(base, name)}
-        return {name: self._around(getattr(base, name), name) for name in _bodies(base)}
+        kind = Role(shape=_shape(base), transforms=issubclass(base, TransformedTool))
+        return {name: self._around(Body(getattr(base, name), name, kind)) for name in _bodies(base)}
 
-    def _entering(self, method: Body) -> Body:
+    def _entering(self, method: Method) -> Method:
         """A mounted component's method: it only marks that the request entered here."""
 
         async def enter(component: Any, *args: Any, **kwargs: Any) -> Any:
@@ -178,42 +203,41 @@ class LastGate(Transform):
 
         return enter
 
-    def _around(self, method: Body, name: str) -> Body:
+    def _around(self, body_: Body) -> Method:
         """A body's method, inside the gate."""
 
         async def through(component: Any, *args: Any, **kwargs: Any) -> Any:
-            return await self._pass(component, method, name, args, kwargs)
+            return await self._pass(component, body_, args, kwargs)
 
         return through
 
     # --- a body runs ----------------------------------------------------------------------------------------------
 
-    async def _pass(self, component: Any, method: Body, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
+    async def _pass(self, component: Any, body_: Body, args: Any, kwargs: dict[str, Any]) -> Any:
         current = frame()
         guards = self.guards(current)
         if not guards:
-            return await method(component, *args, **kwargs)
-        key = key_of(self.server, component)
-        tickets = []
+            return await body_.method(component, *args, **kwargs)
+        key, tickets = self._key(component), []
         for guard in guards:
             ticket = current.tickets.get(guard.engine)
             if ticket is None or key not in ticket.found.passes:
-                return await self._decide_here(guard, component, method, name, args, kwargs)
+                return await self._decide_here(guard, component, body_, args, kwargs)
             tickets.append(ticket)
-        if not isinstance(component, TransformedTool):
-            for ticket in tickets:
-                args, kwargs = await _confirmed(ticket, component, name, args, kwargs)
-        keep = isinstance(component, TransformedTool) and isinstance(innermost(component), MOUNTED)
+        keep = body_.role.transforms and isinstance(innermost(component), MOUNTED)
         if keep and is_pure(component):
-            return await method(component, *args, **kwargs)
-        ruled = [ticket.guard for ticket in tickets if ticket.decision.after]
-        doors = held(_door(component), passes=all(guard.passes for guard in ruled)) if ruled else nullcontext()
-        with within(body(current, tuple(tickets), keep=keep)), doors:
-            return await method(component, *args, **kwargs)
+            return await body_.method(component, *args, **kwargs)
+        if not body_.role.transforms:
+            for ticket in tickets:
+                if ticket.looks:
+                    args, kwargs = await _confirmed(ticket, component, body_, args, kwargs)
+        with within(body(current, tuple(tickets), keep=keep)):
+            ruled = [ticket for ticket in tickets if ticket.decision.after]
+            if ruled:
+                return await _held(ruled, component, body_, args, kwargs)
+            return await body_.method(component, *args, **kwargs)
 
-    async def _decide_here(
-        self, guard: Guard, component: Any, method: Body, name: str, args: Any, kwargs: dict[str, Any]
-    ) -> Any:
+    async def _decide_here(self, guard: Guard, component: Any, body_: Body, args: Any, kwargs: dict[str, Any]) -> Any:
         """What came by the middleware is decided here; the caller is code, so a refusal is raised."""
         arguments = _arguments(component, args, kwargs)
 
@@ -224,18 +248,28 @@ class LastGate(Transform):
             return found
 
         async def proceed() -> Any:
-            raw = await self._pass(component, method, name, args, kwargs)
+            raw = await self._pass(component, body_, args, kwargs)
             return component.convert_result(raw) if not isinstance(component, Tool) else raw
 
-        passage = Passage(
-            guard=guard,
-            shape=SHAPES[shape_of(component)],
-            asked=name_of(component),
-            arguments=arguments,
-            find=find,
-            raises=True,
-        )
+        shape = SHAPES[body_.role.shape]
+        passage = Passage(guard, shape, name_of(component), arguments, find, raises=True)
         return await passage.take(proceed)
+
+
+async def _held(tickets: Sequence[Ticket], component: Any, body_: Body, args: Any, kwargs: dict[str, Any]) -> Any:
+    """A body under an output rule: what it raises leaves here already as one fixed text.
+
+    So the server's own log has no traceback with a value either. The other doors are held further out, by the passage.
+    """
+    try:
+        return await body_.method(component, *args, **kwargs)
+    except Exception as error:
+        passes = all(ticket.guard.passes for ticket in tickets)
+        failure = guarded_error(SHAPES[body_.role.shape].name, error, passes=passes)
+        if failure is error:
+            raise
+    arguments = _arguments(component, args, kwargs)
+    raise unfit(component, arguments, tickets[0].found.server) or failure from None
 
 
 def _plain_class(cls: type[Any]) -> type[Any]:
@@ -271,26 +305,27 @@ def _bodies(base: type[Any]) -> tuple[str, ...]:
     return ("_render",) if base._render is not Prompt._render else ("render",)
 
 
-def _inner_run(run: Body) -> Body:
+def _inner_run(run: Method) -> Method:
     async def inner(tool: Any, arguments: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         for ticket in frame().running:
-            arguments = await confirmed(ticket, tool, arguments)
+            if ticket.looks:
+                arguments = await confirmed(ticket, tool, arguments)
         return await run(tool, arguments, *args, **kwargs)
 
     return inner
 
 
 async def _confirmed(
-    ticket: Any, component: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ticket: Ticket, component: Any, body_: Body, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The call's own arguments, replaced by those that it may be run with."""
-    if isinstance(component, Resource):
+    if body_.role.shape == "resource":
         return args, kwargs
     given = _arguments(component, args, kwargs)
     right = await confirmed(ticket, component, given)
     if right is given:
         return args, kwargs
-    if isinstance(component, ResourceTemplate) and name == "_read":
+    if body_.role.shape == "template" and body_.name == "_read":
         return (args[0], right), {}
     return (right, *args[1:]), {key: value for key, value in kwargs.items() if key != "arguments"}
 
@@ -305,5 +340,6 @@ def _arguments(component: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     return {}
 
 
-def _door(component: AnyComponent) -> str:
-    return SHAPES[shape_of(component)].name
+def _shape(base: type[Any]) -> str:
+    known = {"tool": Tool, "resource": Resource, "template": ResourceTemplate, "prompt": Prompt}
+    return next(shape for shape, cls in known.items() if issubclass(base, cls))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -16,6 +17,7 @@ from fastmcp.server.middleware import Middleware
 from fastmcp.server.middleware.caching import ResponseCachingMiddleware
 
 from ...config.runtime import Runtime, load_runtime, shared_runtime
+from ...core.plan import Plan
 from ...core.policy_engine import PolicyEngine
 from ...errors import AuditUnavailable, BindError
 from ...model import Component, Redaction, RequestContext
@@ -23,14 +25,16 @@ from . import census
 from .compat import mounted_server, self_test
 from .coverage import Report, report_on
 from .fitting import misfits
+from .frames import LeafKey, Ticket
 from .gate import LastGate
 from .identity import NO_ONE, Identity, identify, somebody, source_of
 from .logs import quiet_logs
-from .resolve import Found, Known, Resolver
-from .schemas import published_schema
+from .resolve import Known, Resolver
 from .shapes import Shape
 
 logger: Final = logging.getLogger("mcp_macaroon_middleware")
+
+SHOWN: Final = 16_384
 
 Source = Runtime | str | Path | Mapping[str, Any]
 T = TypeVar("T")
@@ -47,9 +51,10 @@ class Guard:
         self.resolver: Final = Resolver(server, self._known)
         self.broken: BindError | None = None
         self.pending = False
+        self._shown: OrderedDict[Any, tuple[Plan, Mapping[str, Any]]] = OrderedDict()
         self._report: Report | None = None
         self._gates: list[LastGate] = []
-        self._seen: tuple[int, ...] = ()
+        self._seen: list[tuple[list[Any], list[Any], list[Any], tuple[int, int, int, int]]] = []
 
     def __repr__(self) -> str:
         return f"Guard({self.server.name!r}, revision={self.runtime.revision!r})"
@@ -107,29 +112,37 @@ class Guard:
             return False
         return True
 
-    def redactor(self, shape: Shape, found: Found, identity: Identity, result: Any) -> Callable[[Redaction], Any]:
+    def redactor(self, shape: Shape, ticket: Ticket, result: Any) -> Callable[[Redaction], Any]:
         """What applies a redaction to this result, for the engine to call."""
 
         def apply(redaction: Redaction) -> Any:
             if redaction.is_empty:
                 return result
-            return shape.rebuild(
-                result, redaction, "pass" if self.passes else "withhold", self._schema(found, identity)
-            )
+            return shape.rebuild(result, redaction, "pass" if self.passes else "withhold", self._held_schema(ticket))
 
         return apply
+
+    def shown(self, request: RequestContext, key: LeafKey, schema: Mapping[str, Any]) -> None:
+        """Remembers the output schema that a list has shown to a caller, as long as there is room."""
+        mark = (request.principal, request.client, key)
+        self._shown[mark] = (self.engine.plan, schema)
+        self._shown.move_to_end(mark)
+        if len(self._shown) > SHOWN:
+            self._shown.popitem(last=False)
+
+    def _held_schema(self, ticket: Ticket) -> Mapping[str, Any] | None:
+        """The schema that the caller still holds, if it is not the one that today's rules publish.
+
+        Under the rules of the very list that showed it, every result fits it.
+        """
+        request = ticket.decision.request
+        plan, schema = self._shown.get((request.principal, request.client, ticket.found.key), (None, None))
+        return schema if plan is not ticket.decision.plan else None
 
     @property
     def passes(self) -> bool:
         """Whether what has no fields (plain text, images, blobs) passes under a field rule."""
         return getattr(self.runtime.sections.get("field_access"), "unstructured", "withhold") == "pass"
-
-    def _schema(self, found: Found, identity: Identity) -> dict[str, Any] | None:
-        """The output schema as the caller's list publishes it."""
-        schema = getattr(found.offered, "output_schema", None)
-        if schema is None:
-            return None
-        return published_schema(schema, self.engine.possible_redaction(self.request(identity, found.component)))
 
     # --- standing on the servers ----------------------------------------------------------------------------------
 
@@ -155,7 +168,12 @@ class Guard:
 
     def settle(self) -> None:
         """Follows what was added since: new mounts are guarded, later transforms come before the gate."""
-        if self._shape() == self._seen or self.broken is not None:
+        for providers, middleware, transforms, mark in self._seen:
+            if (len(providers), len(middleware), id(middleware[0]), id(transforms[-1])) != mark:
+                break
+        else:
+            return
+        if self.broken is not None:
             return
         try:
             self.install()
@@ -164,19 +182,13 @@ class Guard:
         else:
             self._report = None
 
-    def _shape(self) -> tuple[int, ...]:
+    def _shape(self) -> list[tuple[list[Any], list[Any], list[Any], tuple[int, int, int, int]]]:
         """What changes when a server gets another mount, transform or middleware."""
-        return tuple(
-            number
-            for gate in self._gates
-            for number in (
-                len(gate.server.providers),
-                len(gate.server.middleware),
-                len(gate.server._transforms),
-                id(gate.server._transforms[-1]),
-                id(gate.server.middleware[0]),
-            )
-        )
+        shape = []
+        for server in self.servers:
+            parts = server.providers, server.middleware, server._transforms
+            shape.append((*parts, (len(parts[0]), len(parts[1]), id(parts[1][0]), id(parts[2][-1]))))
+        return shape
 
     def fail(self, error: BindError) -> None:
         """From now on everything is refused with one fixed text; the log has the report."""

@@ -90,7 +90,10 @@ async def _shown(
         if not await guard.engine.reachable(request):
             return None
         if isinstance(component, Tool) and component.output_schema is not None:
-            return published_tool(component, guard.engine.possible_redaction(request))
+            shown = published_tool(component, guard.engine.possible_redaction(request))
+            if shown.output_schema is not None:
+                guard.shown(request, found.key, shown.output_schema)
+            return shown
     except Exception as error:
         logger.error("a component is left out of a list: %s", type(error).__name__)
         return None

@@ -176,14 +176,7 @@ async def call_tool(guard: Guard, context: Context, call_next: Next) -> Any:
 
     if await _decided(guard, server, "tool", name, version, find):
         return await call_next(context)
-    passage = Passage(
-        guard=guard,
-        shape=TOOL,
-        asked=name,
-        arguments=context.message.arguments or {},
-        find=find,
-        wants_task=wants_task,
-    )
+    passage = Passage(guard, TOOL, name, context.message.arguments or {}, find, wants_task=wants_task)
     return await passage.take(lambda: call_next(context))
 
 
@@ -197,7 +190,7 @@ async def read_resource(guard: Guard, context: Context, call_next: Next) -> Any:
 
     if await _decided(guard, server, "resource", uri, version, find):
         return await call_next(context)
-    passage = Passage(guard=guard, shape=RESOURCE, asked=uri, arguments={}, find=find)
+    passage = Passage(guard, RESOURCE, uri, {}, find)
     return await passage.take(lambda: call_next(context))
 
 
@@ -211,8 +204,7 @@ async def get_prompt(guard: Guard, context: Context, call_next: Next) -> Any:
 
     if await _decided(guard, server, "prompt", name, version, find):
         return await call_next(context)
-    arguments = context.message.arguments or {}
-    passage = Passage(guard=guard, shape=PROMPT, asked=name, arguments=arguments, find=find)
+    passage = Passage(guard, PROMPT, name, context.message.arguments or {}, find)
     return await passage.take(lambda: call_next(context))
 
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from fastmcp import FastMCP
 from fastmcp.exceptions import PromptError, ToolError, ValidationError
 
 from ...core.decisions import Decision
@@ -24,6 +23,7 @@ from .compat import AnyComponent, is_guarded
 from .doors import held
 from .frames import Frame, Ticket, body, frame, ticketed, within
 from .identity import Identity, Unidentified
+from .refusals import FixedText
 from .resolve import Found, Objection
 from .shapes import Shape
 
@@ -46,6 +46,10 @@ Proceed = Callable[[], Awaitable[Any]]
 Find = Callable[[], Awaitable[Found | Objection | None]]
 
 
+class ArgumentsUnfit(FixedText, ValidationError):
+    """A call's arguments do not fit; the text speaks of them alone, so that it may leave under an output rule."""
+
+
 class LeafRefused(ToolError):
     """A leaf's real arguments do not pass: raised by the gate, answered by whoever holds the ticket."""
 
@@ -55,7 +59,6 @@ class LeafRefused(ToolError):
         self.refusal = refusal
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Passage:
     """A call on its way through one guard.
 
@@ -63,36 +66,50 @@ class Passage:
     `raises`: refusals of tools are raised, since the caller is code.
     """
 
-    guard: Guard
-    shape: Shape
-    asked: str
-    arguments: Mapping[str, Any]
-    find: Find
-    raises: bool = False
-    wants_task: Callable[[Found], bool] = lambda found: False
+    __slots__ = ("arguments", "asked", "find", "guard", "raises", "shape", "wants_task")
+
+    def __init__(
+        self,
+        guard: Guard,
+        shape: Shape,
+        asked: str,
+        arguments: Mapping[str, Any],
+        find: Find,
+        *,
+        raises: bool = False,
+        wants_task: Callable[[Found], bool] | None = None,
+    ) -> None:
+        self.guard = guard
+        self.shape = shape
+        self.asked = asked
+        self.arguments = arguments
+        self.find = find
+        self.raises = raises
+        self.wants_task = wants_task
 
     async def take(self, proceed: Proceed) -> Any:
         """The call's answer: what `proceed` returns, without what may not leave; or a refusal, returned or raised."""
         prepared = await self._prepared()
         if isinstance(prepared, Refusal):
             return self._refuse(prepared)
-        identity, found = prepared
-        if self.shape.name == "tool" and self.wants_task(found):
+        identity, found, expected = prepared
+        if self.wants_task is not None and self.wants_task(found):
             return await self._recorded(NO_TASKS, found.component, identity)
-        expected = self._expected(found)
         decision = await self._decided(identity, found, expected)
         if decision.refusal is not None:
             return self._refuse(decision.refusal)
-        return await self._run(Ticket(found, decision, self.guard, expected), identity, proceed)
+        return await self._run(Ticket(found, decision, self.guard, expected), proceed)
 
     # --- before ---------------------------------------------------------------------------------------------------
 
-    async def _prepared(self) -> tuple[Identity, Found] | Refusal:
+    async def _prepared(self) -> tuple[Identity, Found, dict[str, Any] | None] | Refusal:
         """Who calls and what; or why not, with its record."""
         identity: Identity | None = None
         try:
             identity = self.guard.identify()
             found = await self.find()
+            if isinstance(found, Found):
+                return identity, found, self._expected(found)
         except asyncio.CancelledError:
             await self._observe_end(identity, "cancelled")
             raise
@@ -101,14 +118,15 @@ class Passage:
         except Exception as error:
             logger.error("a request could not be prepared: %s", type(error).__name__)
             return await self._recorded_refusal(INTERNAL, None, identity, type(error).__name__)
-        if isinstance(found, Objection):
-            return await self._recorded_refusal(UNKNOWN, None, identity, f"the URI holds {found.why}")
-        return (identity, found) if found is not None else await self._recorded_refusal(UNKNOWN, None, identity)
+        detail = f"the URI holds {found.why}" if found is not None else ""
+        return await self._recorded_refusal(UNKNOWN, None, identity, detail)
 
     def _expected(self, found: Found) -> dict[str, Any] | None:
         """The raw arguments that the leaf should get; None where only the leaf can tell."""
         if self.shape.name == "resource":
             return dict(found.params)
+        if not found.transforms:
+            return dict(self.arguments)
         try:
             return through(found.transforms, self.arguments)
         except ArgumentsInvalid:
@@ -132,51 +150,37 @@ class Passage:
 
     # --- the run --------------------------------------------------------------------------------------------------
 
-    async def _run(self, ticket: Ticket, identity: Identity, proceed: Proceed) -> Any:
+    async def _run(self, ticket: Ticket, proceed: Proceed) -> Any:
         engine, decision = self.guard.engine, ticket.decision
-        await self._precheck(ticket)
-        refused: Refusal | None = None
-        result: Any = None
         try:
-            with held(self.shape.name, passes=self.guard.passes) if decision.after else nullcontext():
-                try:
-                    with within(self._frame(ticket)):
-                        result = await proceed()
-                except LeafRefused as error:
-                    if error.ticket is not ticket:
-                        raise
-                    refused = error.refusal
+            if decision.after:
+                with held(self.shape.name, passes=self.guard.passes):
+                    result = await self._proceed(ticket, proceed)
+            else:
+                result = await self._proceed(ticket, proceed)
+        except LeafRefused as error:
+            await engine.fail(decision, "denied", error.refusal.code)
+            if error.ticket is not ticket:
+                raise
+            return self._refuse(error.refusal)
         except asyncio.CancelledError:
             await engine.fail(decision, "cancelled")
             raise
         except BaseException as error:
             await engine.fail(decision, "error", type(error).__name__)
             raise
-        if refused is not None:
-            await engine.fail(decision, "denied", refused.code)
-            return self._refuse(refused)
-        return await self._finished(ticket, identity, result)
+        return await self._finished(ticket, result)
+
+    async def _proceed(self, ticket: Ticket, proceed: Proceed) -> Any:
+        with within(self._frame(ticket)):
+            return await proceed()
 
     def _frame(self, ticket: Ticket) -> Frame:
         """The frame that the call goes on in. A tool that no gate stands around gets its body's frame here."""
         current = ticketed(frame(), ticket)
         return current if is_guarded(ticket.found.offered) else body(current, (ticket,))
 
-    async def _precheck(self, ticket: Ticket) -> None:
-        """Under an output rule errors are withheld; what is wrong with the arguments themselves is told before."""
-        decision, leaf = ticket.decision, ticket.found.leaf
-        if not decision.after or decision.coerced or ticket.arguments is None or not is_local(leaf):
-            return
-        try:
-            coerced(leaf, ticket.arguments, ticket.found.server)
-        except ArgumentsInvalid as error:
-            await self.guard.engine.fail(decision, "error", error.code)
-            raise self._invalid(error) from None
-        except BaseException:
-            await self.guard.engine.fail(decision, "error")
-            raise
-
-    async def _finished(self, ticket: Ticket, identity: Identity, result: Any) -> Any:
+    async def _finished(self, ticket: Ticket, result: Any) -> Any:
         engine, decision = self.guard.engine, ticket.decision
         if isinstance(result, self.shape.asking) and not decision.after:
             await engine.fail(decision, "input_required")
@@ -184,7 +188,7 @@ class Passage:
         if not isinstance(result, self.shape.result):
             await engine.fail(decision, "withheld", f"a result of type {type(result).__name__}")
             return self._refuse(RESULT_UNKNOWN)
-        redactor = self.guard.redactor(self.shape, ticket.found, identity, result)
+        redactor = self.guard.redactor(self.shape, ticket, result)
         try:
             outcome = await engine.finish(decision, self.shape.view(result), redactor)
         finally:
@@ -217,9 +221,6 @@ async def confirmed(ticket: Ticket, leaf: AnyComponent, arguments: dict[str, Any
 
     Raises `LeafRefused`, and `ValidationError` for arguments that the leaf does not take.
     """
-    decision = ticket.decision
-    if not (decision.coerced or ticket.arguments is None):
-        return arguments
     same = ticket.arguments is not None and _same(arguments, ticket.arguments)
     same = same and getattr(leaf, "fn", None) is getattr(ticket.found.leaf, "fn", None)
     if same and is_local(leaf):
@@ -229,10 +230,23 @@ async def confirmed(ticket: Ticket, leaf: AnyComponent, arguments: dict[str, Any
     except ArgumentsInvalid as error:
         raise ValidationError(str(error)) from None
     if not same:
-        refusal = await rejudge(ticket.guard.engine, decision, judged)
+        refusal = await rejudge(ticket.guard.engine, ticket.decision, judged)
         if refusal is not None:
             raise LeafRefused(ticket, refusal)
     return sendable(leaf, arguments, judged)
+
+
+def unfit(leaf: AnyComponent, arguments: Mapping[str, Any], server: FastMCP[Any]) -> ArgumentsUnfit | None:
+    """What is wrong with a local component's arguments, if it is they that made a call fail."""
+    if not is_local(leaf):
+        return None
+    try:
+        coerced(leaf, arguments, server)
+    except ArgumentsInvalid as error:
+        return ArgumentsUnfit(str(error))
+    except Exception:
+        return None
+    return None
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ from .refusals import prompt_refusal, resource_refusal, tool_refusal
 from .results import prompt_view, redact_prompt_result, redact_resource_result, redact_tool_result, resource_view
 from .results import tool_view as view_tool
 
-Rebuild = Callable[[Any, Redaction, Any, dict[str, Any] | None], Any]
+Rebuild = Callable[[Any, Redaction, Any, Mapping[str, Any] | None], Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
