@@ -21,6 +21,7 @@ from ...model import Component, Refusal
 from .arguments import coerced, is_local, sendable, through
 from .compat import AnyComponent, is_guarded
 from .doors import held
+from .embedding import carried
 from .frames import Frame, Ticket, body, frame, ticketed, within
 from .identity import Identity, Unidentified
 from .refusals import FixedText
@@ -188,8 +189,9 @@ class Passage:
         if not isinstance(result, self.shape.result):
             await engine.fail(decision, "withheld", f"a result of type {type(result).__name__}")
             return self._refuse(RESULT_UNKNOWN)
-        redactor = self.guard.redactor(self.shape, ticket, result)
         try:
+            result = await carried(self.guard, ticket, result)
+            redactor = self.guard.redactor(self.shape, ticket, result)
             outcome = await engine.finish(decision, self.shape.view(result), redactor)
         finally:
             await engine.fail(decision, "cancelled")  # writes nothing where the end is recorded
