@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from mcp_macaroon_middleware.adapters.fastmcp import results, schemas
+from mcp_macaroon_middleware.adapters.fastmcp import arguments, results, schemas
 from mcp_macaroon_middleware.errors import ResultWithheld
 from mcp_macaroon_middleware.model import Redaction
 
@@ -131,11 +131,12 @@ def test_a_foreign_pattern_costs_nothing_here() -> None:
     slow = "^(a+)+$"
     text = "a" * 60 + "!"
     for schema in (
-        {"properties": {"a": {"pattern": slow}}},
+        {"properties": {"a": {"pattern": slow}}, "additionalProperties": True},
         {"patternProperties": {slow: {}}, "additionalProperties": False},
         {"patternProperties": {slow: {}}, "unevaluatedProperties": False},
     ):
         assert schemas.conforms({"a": text, text: 1}, {"type": "object", **schema}) is True
+        assert arguments.conforming({"type": "object", **schema}, {"a": text, text: 1}) == {"a": text, text: 1}
     closed = {"type": "object", "properties": {"a": {}}, "additionalProperties": False}
     assert schemas.conforms({"b": 1}, closed) is False
 

@@ -30,6 +30,7 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from ...errors import ArgumentsInvalid
 from .compat import AnyComponent, is_pure
+from .schemas import patient
 
 PLAIN: Final = (str, int, float, bool, type(None))
 
@@ -223,8 +224,7 @@ def _is_integer(_: Any, value: Any) -> bool:
 
 
 _Strict: Final = jsonschema.validators.extend(
-    jsonschema.Draft202012Validator,
-    validators={"pattern": None, "patternProperties": None},
+    patient(jsonschema.Draft202012Validator),
     type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine("integer", _is_integer),
 )
 

@@ -100,14 +100,14 @@ def _validator(schema: Schema) -> Validator:
     known: Validator | None = _validators.get(schema, None)
     if known is None:
         draft = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
-        known = _patient(draft)(schema, registry=EMPTY_REGISTRY)
+        known = patient(draft)(schema, registry=EMPTY_REGISTRY)
         _validators.keep(schema, None, known)
     return known
 
 
 @cache
-def _patient(draft: Any) -> Any:
-    """A draft's validator without what evaluates foreign patterns."""
+def patient(draft: Any) -> Any:
+    """A draft's validator class without what evaluates foreign patterns."""
     named = draft.VALIDATORS.get("additionalProperties")
 
     def additional(validator: Any, value: Any, instance: Any, schema: Schema) -> Any:
