@@ -123,7 +123,8 @@ async def _run(guard: Guard, context: Context, call_next: Next, decision: Decisi
     try:
         outcome = await engine.finish(decision, Result.of(result), lambda redaction: _redacted(result, redaction))
     finally:
-        await engine.fail(decision, "cancelled")  # writes nothing where the end is recorded
+        if not decision.closed:
+            await engine.fail(decision, "cancelled")
     if outcome.refusal is not None:
         raise protocol_refusal(outcome.refusal)
     return outcome.applied

@@ -174,9 +174,10 @@ async def call_tool(guard: Guard, context: Context, call_next: Next) -> Any:
     async def find() -> Found | None:
         return await guard.resolver.tool(server, name, version)
 
-    if await _decided(guard, server, "tool", name, version, find):
+    if frame().tickets and await _decided(guard, server, "tool", name, version, find):
         return await call_next(context)
-    passage = Passage(guard, TOOL, name, context.message.arguments or {}, find, wants_task=wants_task)
+    arguments, known = context.message.arguments or {}, guard.resolver.recall(server, "tool", name, version)
+    passage = Passage(guard, TOOL, name, arguments, find, known=known, wants_task=wants_task)
     return await passage.take(lambda: call_next(context))
 
 
@@ -188,7 +189,7 @@ async def read_resource(guard: Guard, context: Context, call_next: Next) -> Any:
     async def find() -> Any:
         return await guard.resolver.resource(server, uri, version)
 
-    if await _decided(guard, server, "resource", uri, version, find):
+    if frame().tickets and await _decided(guard, server, "resource", uri, version, find):
         return await call_next(context)
     passage = Passage(guard, RESOURCE, uri, {}, find)
     return await passage.take(lambda: call_next(context))
@@ -202,9 +203,10 @@ async def get_prompt(guard: Guard, context: Context, call_next: Next) -> Any:
     async def find() -> Found | None:
         return await guard.resolver.prompt(server, name, version)
 
-    if await _decided(guard, server, "prompt", name, version, find):
+    if frame().tickets and await _decided(guard, server, "prompt", name, version, find):
         return await call_next(context)
-    passage = Passage(guard, PROMPT, name, context.message.arguments or {}, find)
+    arguments, known = context.message.arguments or {}, guard.resolver.recall(server, "prompt", name, version)
+    passage = Passage(guard, PROMPT, name, arguments, find, known=known)
     return await passage.take(lambda: call_next(context))
 
 

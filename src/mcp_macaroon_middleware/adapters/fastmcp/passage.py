@@ -64,10 +64,11 @@ class Passage:
     """A call on its way through one guard.
 
     `asked` is the name or URI as the request spells it, for the answer alone; `arguments` are those that were sent.
-    `raises`: refusals of tools are raised, since the caller is code.
+    `known` is what was found a moment ago, `find` finds it. `raises`: refusals of tools are raised, since the caller
+    is code.
     """
 
-    __slots__ = ("arguments", "asked", "find", "guard", "raises", "shape", "wants_task")
+    __slots__ = ("arguments", "asked", "find", "guard", "known", "raises", "shape", "wants_task")
 
     def __init__(
         self,
@@ -77,6 +78,7 @@ class Passage:
         arguments: Mapping[str, Any],
         find: Find,
         *,
+        known: Found | None = None,
         raises: bool = False,
         wants_task: Callable[[Found], bool] | None = None,
     ) -> None:
@@ -85,6 +87,7 @@ class Passage:
         self.asked = asked
         self.arguments = arguments
         self.find = find
+        self.known = known
         self.raises = raises
         self.wants_task = wants_task
 
@@ -108,7 +111,7 @@ class Passage:
         identity: Identity | None = None
         try:
             identity = self.guard.identify()
-            found = await self.find()
+            found = self.known if self.known is not None else await self.find()
             if isinstance(found, Found):
                 return identity, found, self._expected(found)
         except asyncio.CancelledError:
@@ -194,7 +197,8 @@ class Passage:
             redactor = self.guard.redactor(self.shape, ticket, result)
             outcome = await engine.finish(decision, self.shape.view(result), redactor)
         finally:
-            await engine.fail(decision, "cancelled")  # writes nothing where the end is recorded
+            if not decision.closed:
+                await engine.fail(decision, "cancelled")
         return self._refuse(outcome.refusal) if outcome.refusal is not None else outcome.applied
 
     # --- refusals -------------------------------------------------------------------------------------------------

@@ -102,18 +102,23 @@ class Resolver:
         """The prompt that `name` at `server` renders."""
         return await self._named(server, "prompt", name, version)
 
+    def recall(self, server: FastMCP[Any], shape: str, name: str, version: VersionSpec | None = None) -> Found | None:
+        """What was found for this name within the last second, if nothing has changed since."""
+        if version is not None and version.eq is None:
+            return None
+        return self._recall(server, (id(server), shape, name, version.eq if version is not None else None))
+
     async def _named(self, server: FastMCP[Any], shape: str, name: str, version: VersionSpec | None) -> Found | None:
-        wanted = version.eq if version is not None else None
-        key = (id(server), shape, name, wanted)
-        kept = self._recall(server, key) if version is None or wanted is not None else None
+        kept = self.recall(server, shape, name, version)
         if kept is not None:
             return kept
         offered = await self._look(server, shape, name, version)
         if offered is None:
             return None
         found = await self.offered(server, offered)
+        wanted = version.eq if version is not None else None
         if found is not None and (version is None or wanted == found.offered.version):
-            self._keep(server, key, found)
+            self._keep(server, (id(server), shape, name, wanted), found)
         return found
 
     async def listed(self, server: FastMCP[Any], component: AnyComponent) -> Found | None:
