@@ -30,7 +30,7 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from ...errors import ArgumentsInvalid
 from .compat import AnyComponent, is_pure
-from .schemas import patient
+from .schemas import patient, undated
 
 PLAIN: Final = (str, int, float, bool, type(None))
 
@@ -247,7 +247,7 @@ def _validator(key: _Schema) -> Any:
     closed = dict(key.schema)
     if "additionalProperties" not in closed and "patternProperties" not in closed:
         closed["additionalProperties"] = False
-    return _Strict(closed, registry=referencing.Registry())
+    return _Strict(undated(closed), registry=referencing.Registry())
 
 
 # --- plain data -----------------------------------------------------------------------------------------------------

@@ -100,7 +100,7 @@ def _validator(schema: Schema) -> Validator:
     known: Validator | None = _validators.get(schema, None)
     if known is None:
         draft = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
-        known = patient(draft)(schema, registry=EMPTY_REGISTRY)
+        known = patient(draft)(undated(schema), registry=EMPTY_REGISTRY)
         _validators.keep(schema, None, known)
     return known
 
@@ -115,3 +115,12 @@ def patient(draft: Any) -> Any:
 
     without = dict.fromkeys(("pattern", "patternProperties", "unevaluatedProperties"), lambda *_: ())
     return jsonschema.validators.extend(draft, validators={**without, "additionalProperties": additional})
+
+
+def undated(schema: Any) -> Any:
+    """The schema without `$schema` anywhere: inside, it would bring back the validator that it names."""
+    if isinstance(schema, Mapping):
+        return {
+            name: undated(inner) for name, inner in schema.items() if name != "$schema" or not isinstance(inner, str)
+        }
+    return [undated(inner) for inner in schema] if isinstance(schema, list) else schema
