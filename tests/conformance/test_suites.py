@@ -314,8 +314,9 @@ class FixedWindows(Lying):
     """Counts by the calendar: twice the limit passes around a boundary (THREATS K04)."""
 
     async def add(self, amounts: Sequence[Amount]) -> Added:
-        now = await self.now()
-        keyed = [replace(a, key=f"{a.key}@{now // a.window}", window=a.window * 2) for a in amounts]
+        self.first = getattr(self, "first", await self.now())  # in the middle of a window, whatever the time is
+        spent = await self.now() - self.first
+        keyed = [replace(a, key=f"{a.key}@{(spent + a.window / 2) // a.window}", window=a.window * 2) for a in amounts]
         return await super().add(keyed)
 
 
