@@ -60,7 +60,7 @@ async def _serve(
     from ..config.runtime import load_runtime
 
     runtime = load_runtime(config)
-    transport = StdioTransport(
+    transport: Any = StdioTransport(
         command[0], list(command[1:]), env=environment, cwd=str(cwd) if cwd is not None else None
     )
     try:
