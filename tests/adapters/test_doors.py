@@ -13,7 +13,8 @@ from fastmcp.exceptions import PromptError, ResourceError, ToolError
 from fastmcp.prompts.function_prompt import FunctionPrompt
 from fastmcp.resources.function_resource import FunctionResource
 from fastmcp.server import create_proxy
-from fastmcp.server.providers.proxy import ProxyClient
+from fastmcp.server.providers.proxy import FastMCPProxy, ProxyClient, StatefulProxyClient
+from fastmcp.server.transforms import Transform
 from fastmcp.tools.base import ToolResult
 from fastmcp.tools.function_tool import FunctionTool
 from mcp.shared.exceptions import MCPError
@@ -386,13 +387,66 @@ def test_a_session_that_keeps_its_channels_elsewhere_is_not_let_through() -> Non
         doors.quiet_session(object())
 
 
-def test_a_quiet_session_is_quiet_once() -> None:
-    from types import SimpleNamespace
+class Part:
+    """A session or a connection."""
 
-    connection = SimpleNamespace(outbound=None)
-    session = doors.quiet_session(SimpleNamespace(_request_outbound=None, _connection=connection))
+    def __init__(self, **parts: Any) -> None:
+        vars(self).update(parts)
+
+
+def test_a_quiet_session_is_quiet_once_and_leaves_the_session_itself_alone() -> None:
+    connection = Part(outbound=None)
+    session = doors.quiet_session(Part(_request_outbound=None, _connection=connection))
     assert doors.quiet_session(session) is session
     assert connection.outbound is None
+
+
+def test_the_connection_of_a_quiet_session_counts_as_the_same() -> None:
+    connection, other = Part(outbound=None), Part(outbound=None)
+    first = doors.quiet_session(Part(_request_outbound=None, _connection=connection))._connection
+    second = doors.quiet_session(Part(_request_outbound=None, _connection=connection))._connection
+    assert {connection: 1}[first] == {first: 1}[connection] == {first: 1}[second] == 1
+    assert other not in {first: 1}
+    assert first != other
+
+
+async def test_a_stateful_proxy_keeps_its_one_session_behind_a_held_tool() -> None:
+    seen: list[str] = []
+    backend: FastMCP[Any] = FastMCP("backend")
+
+    @backend.tool
+    async def tool(ctx: Context) -> str:
+        await ctx.info(SECRET)
+        seen.append(ctx.session_id)
+        return "done"
+
+    client = StatefulProxyClient(backend)
+    front: FastMCP[Any] = FastMCPProxy(client_factory=client.new_stateful)
+    front.add_transform(Held())
+    found = wire.Heard()
+    async with wire.client_of(front, "legacy", found) as caller:
+        for _ in range(3):
+            await caller.call_tool("tool", {})
+    await client.clear()
+    assert len(seen) == 3
+    assert len(set(seen)) == 1
+    assert SECRET not in found.all
+
+
+class Held(Transform):
+    """Puts every tool in the gate."""
+
+    async def get_tool(self, name: str, call_next: Any, *, version: Any = None) -> Any:
+        tool = await call_next(name, version=version)
+        base = type(tool)
+
+        async def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+            with doors.held("tool"):
+                return await base.run(self, *args, **kwargs)
+
+        guarded = tool.model_copy()
+        guarded.__class__ = type(base.__name__, (base,), {"run": run, "__module__": __name__})
+        return guarded
 
 
 async def proxied(body: Any, era: str, *, holds: bool, client: Any = ProxyClient) -> wire.Heard:

@@ -191,12 +191,28 @@ def quiet_session(session: Any, *, passes: bool = False, token: Any = None) -> A
     if is_quiet(session):
         return session
     request, connection, steps = session._request_outbound, session._connection, count(1)
-    quiet, quiet_connection = copy.copy(session), copy.copy(connection)
-    quiet_connection.outbound = QuietChannel(connection.outbound, passes=passes, token=token, steps=steps)
+    quiet = copy.copy(session)
     quiet._request_outbound = QuietChannel(request, passes=passes, token=token, steps=steps)
-    quiet._connection = quiet_connection
+    quiet._connection = _same_connection(connection)
+    quiet._connection.outbound = QuietChannel(connection.outbound, passes=passes, token=token, steps=steps)
     setattr(quiet, QUIET, True)
     return quiet
+
+
+def _same_connection(connection: Any) -> Any:
+    """A copy that counts as the same connection: stateful proxies keep their sessions by it."""
+    kind = type(connection)
+    same = copy.copy(connection)
+    same.__class__ = type(
+        kind.__name__,
+        (kind,),
+        {
+            "__hash__": lambda _: hash(connection),
+            "__eq__": lambda _, other: connection == getattr(other, "_macaroon_original", other),
+            "_macaroon_original": connection,
+        },
+    )
+    return same
 
 
 # --- around a body --------------------------------------------------------------------------------------------------
