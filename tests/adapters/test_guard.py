@@ -341,3 +341,14 @@ async def test_concurrent_first_messages_bind_once() -> None:
         codes = await asyncio.gather(*(code_of(client, "delete_user", id=n) for n in range(10)))
     assert set(codes) == {None}
     assert len([t for t in server._transforms if isinstance(t, LastGate)]) == 1
+
+
+async def test_a_reloaded_rule_that_fits_nothing_is_said_in_the_log(caplog: Any) -> None:
+    made = guarded(small(), ["bf:delete_user:tool_access:allow"])
+    assert await made.guard.runtime.reload(
+        policy(["bf:delete_usr:tool_access:deny", "bf:delete_user:tool_access:allow"])
+    )
+    async with Client(made.server) as client:
+        assert await code_of(client, "delete_user", id=1) is None
+    assert "after the reload" in caplog.text
+    assert "delete_usr" in caplog.text

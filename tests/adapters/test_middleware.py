@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 from fastmcp import Client, Context, FastMCP
+from fastmcp.exceptions import AuthorizationError
+from fastmcp.prompts import Message
 from fastmcp.server.middleware import Middleware
 from guarded import ERAS, code_of, guarded, policy, runtime, text_of
 from mcp.shared.exceptions import MCPError
+from mcp_types import EmbeddedResource, PromptReference, TextResourceContents
 
 from mcp_macaroon_middleware.adapters.fastmcp import MacaroonMiddleware
 from mcp_macaroon_middleware.core.policy_engine import RequestContext
@@ -367,3 +370,68 @@ async def test_another_middleware_that_changes_arguments_cannot_smuggle_one_past
     assert RAN == []
     assert made.exactly_one_end_each()
     assert made.ends[-1][:2] == ("pay", "denied")
+
+
+@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.threat("I05")
+async def test_a_denied_resource_that_a_prompt_embeds_leaves_it(era: str) -> None:
+    server: FastMCP[Any] = FastMCP("s")
+
+    @server.resource("data://closed/{id}")
+    def closed(id: str) -> str:
+        return "closed"
+
+    def embedded(uri: str) -> Message:
+        return Message(EmbeddedResource(type="resource", resource=TextResourceContents(uri=uri, text=f"text of {uri}")))
+
+    @server.prompt
+    def mixed() -> list[Message]:
+        return [Message("hello"), embedded("data://closed/1"), embedded("other://foreign")]
+
+    made = guarded(server, ["bf:prompt=*:tool_access:allow"])
+    async with Client(server, mode=era) as client:
+        found = await client.get_prompt("mixed", {})
+        assert "data://closed" not in repr(found)
+        assert "other://foreign" in repr(found)
+    assert made.exactly_one_end_each()
+
+
+async def test_whether_a_resource_could_be_read_is_answered_without_reading_it() -> None:
+    server: FastMCP[Any] = FastMCP("s")
+    for name in ("open", "closed"):
+        server.resource(f"data://{name}")(lambda: RAN.append("read") or "x")
+
+    @server.tool
+    async def may(uri: str, ctx: Context) -> bool:
+        try:
+            await ctx.fastmcp._check_resource_access(uri)
+        except AuthorizationError:
+            return False
+        return True
+
+    RAN.clear()
+    guarded(server, ["bf:may:tool_access:allow", "bf:resource=data\\://open:tool_access:allow"])
+    async with Client(server) as client:
+        assert [(await client.call_tool("may", {"uri": f"data://{n}"})).data for n in ("open", "closed", "no")] == [
+            True,
+            False,
+            False,
+        ]
+    assert RAN == []
+
+
+async def test_a_handler_of_completions_is_judged_for_what_it_calls() -> None:
+    server = mail()
+
+    @server.completion
+    async def complete(ref: Any, argument: Any, context: Any) -> list[str]:
+        from fastmcp.server.dependencies import get_server
+
+        return [(await get_server().call_tool("wipe", {})).content[0].text]
+
+    made = guarded(server, ["bf:prompt=greet:tool_access:allow"])
+    async with Client(server) as client:
+        with pytest.raises(MCPError):
+            await client.complete(PromptReference(type="ref/prompt", name="greet"), {"name": "name", "value": ""})
+    assert RAN == []
+    assert made.exactly_one_end_each()

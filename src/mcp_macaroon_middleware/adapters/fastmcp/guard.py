@@ -52,6 +52,7 @@ class Guard:
         self.broken: BindError | None = None
         self.pending = False
         self._shown: OrderedDict[Any, tuple[Plan, Mapping[str, Any]]] = OrderedDict()
+        self._fitted = runtime.engine.plan
         self._report: Report | None = None
         self._gates: list[LastGate] = []
         self._seen: list[tuple[list[Any], list[Any], list[Any], tuple[int, int, int, int]]] = []
@@ -167,7 +168,12 @@ class Guard:
             raise BindError("\n".join(problems))
 
     def settle(self) -> None:
-        """Follows what was added since: new mounts are guarded, later transforms come before the gate."""
+        """Follows what was added since: new mounts are guarded, later transforms come before the gate.
+
+        After a reload it says which of the new rules fit nothing; they stay in force.
+        """
+        if self.engine.plan is not self._fitted:
+            self._refit()
         for providers, middleware, transforms, mark in self._seen:
             if (len(providers), len(middleware), id(middleware[0]), id(transforms[-1])) != mark:
                 break
@@ -181,6 +187,12 @@ class Guard:
             self.fail(error)
         else:
             self._report = None
+
+    def _refit(self) -> None:
+        self._fitted = self.engine.plan
+        self._report = None
+        for problem in misfits(self._fitted, self.resolver.census, guarded=self.server):
+            logger.warning("after the reload: %s", problem.render())
 
     def _shape(self) -> list[tuple[list[Any], list[Any], list[Any], tuple[int, int, int, int]]]:
         """What changes when a server gets another mount, transform or middleware."""

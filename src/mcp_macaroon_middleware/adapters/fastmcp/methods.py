@@ -17,7 +17,7 @@ from ...errors import ResultWithheld
 from ...fields import redact
 from ...model import Component, Kind, Redaction, Refusal, Result
 from .doors import held
-from .frames import frame
+from .frames import body, entered, frame, within
 from .guard import Guard
 from .identity import Identity, Unidentified
 from .passage import LONGEST_NAME
@@ -63,8 +63,6 @@ async def outer(guard: Guard, context: Context, call_next: Next) -> Any:
         return await _observed(guard, context, call_next)
     if method in COMPONENTS:
         return await _observed(guard, context, call_next, failed="malformed")
-    if frame().depth:
-        return await call_next(context)
     if method == "completion/complete":
         return await _completed(guard, context, call_next)
     return await _ruled(guard, context, call_next)
@@ -73,7 +71,7 @@ async def outer(guard: Guard, context: Context, call_next: Next) -> Any:
 async def _observed(guard: Guard, context: Context, call_next: Next, *, failed: str = "error") -> Any:
     identity, component = guard.somebody(), _method(context)
     try:
-        result = await call_next(context)
+        result = await _inside(guard, context, call_next)
     except asyncio.CancelledError:
         await guard.observe(identity, component, outcome="cancelled", code="cancelled")
         raise
@@ -82,6 +80,12 @@ async def _observed(guard: Guard, context: Context, call_next: Next, *, failed: 
         raise
     await guard.observe(identity, component)
     return result
+
+
+async def _inside(guard: Guard, context: Context, call_next: Next) -> Any:
+    """Runs a handler in a frame of its own: the components that it calls are judged, as nested."""
+    with within(body(entered(frame(), guard), ())):
+        return await call_next(context)
 
 
 def _method(context: Context) -> Component:
@@ -113,7 +117,7 @@ async def _run(guard: Guard, context: Context, call_next: Next, decision: Decisi
     engine = guard.engine
     try:
         with held("method", passes=guard.passes) if decision.after else nullcontext():
-            result = await call_next(context)
+            result = await _inside(guard, context, call_next)
     except asyncio.CancelledError:
         await engine.fail(decision, "cancelled")
         raise

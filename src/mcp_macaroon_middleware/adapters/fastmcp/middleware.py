@@ -127,7 +127,7 @@ class MacaroonMiddleware(Chain):
         server = _server(context)
         kept = self._guards.get(id(server))
         if kept is None:
-            kept = self._guards[id(server)] = (server, await bind_late(server, self.runtime))
+            kept = self._guards.setdefault(id(server), (server, await bind_late(server, self.runtime)))
         guard = kept[1]
         guard.settle()
         if guard.pending:

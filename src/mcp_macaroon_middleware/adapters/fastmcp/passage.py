@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Final
 from fastmcp import FastMCP
 from fastmcp.exceptions import PromptError, ToolError, ValidationError
 
-from ...core.decisions import Decision
+from ...core.decisions import Decision, Outcome
 from ...core.rejudging import rejudge
 from ...errors import ArgumentsInvalid
-from ...model import Component, Refusal
+from ...model import Component, Effect, Refusal
 from .arguments import coerced, is_local, sendable, through
 from .compat import AnyComponent, is_guarded
 from .doors import held
@@ -41,6 +41,7 @@ NO_TASKS: Final = Refusal(
 RESULT_UNKNOWN: Final = Refusal(
     code="result_unknown", reason="The call ran, and its result is of a kind that cannot be checked."
 )
+UNJUDGED: Final = Refusal(code="internal", reason="The call ran, and its result could not be checked.")
 LONGEST_NAME: Final = 400
 
 Proceed = Callable[[], Awaitable[Any]]
@@ -196,6 +197,10 @@ class Passage:
             result = await carried(self.guard, ticket, result)
             redactor = self.guard.redactor(self.shape, ticket, result)
             outcome = await engine.finish(decision, self.shape.view(result), redactor)
+        except Exception as error:
+            logger.error("a result could not be judged: %s", type(error).__name__)
+            outcome = Outcome(effect=Effect.DENY, refusal=UNJUDGED)
+            await engine.fail(decision, "withheld", type(error).__name__)
         finally:
             if not decision.closed:
                 await engine.fail(decision, "cancelled")
