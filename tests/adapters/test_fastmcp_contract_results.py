@@ -18,7 +18,8 @@ from mcp.server.connection import Connection
 from mcp.server.context import ServerRequestContext
 from mcp.server.session import ServerSession
 
-from mcp_macaroon_middleware.adapters.fastmcp import logs
+from mcp_macaroon_middleware.adapters.fastmcp import compat, doors, logs
+from mcp_macaroon_middleware.errors import BindError
 
 ERAS = pytest.mark.parametrize("era", wire.ERAS)
 
@@ -97,6 +98,21 @@ def test_all_that_a_session_sends_goes_through_its_two_channels() -> None:
     for line in inspect.getsource(Connection).splitlines():
         if ".send_raw_request(" in line or ".notify(" in line:
             assert "self.outbound." in line or "self.notify(" in line or "self.send_raw_request(" in line, line
+
+
+@pytest.mark.threat("FI26", "G10")
+def test_the_start_notices_a_session_that_keeps_its_channels_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doors.works()
+    compat.self_test()
+
+    class Moved(ServerSession):
+        def __init__(self, *args: Any) -> None:
+            self._outbound, self._connection = args
+
+    monkeypatch.setattr(doors, "ServerSession", Moved)
+    assert not doors.works()
+    with pytest.raises(BindError, match="the doors of a running component"):
+        compat.self_test()
 
 
 @pytest.mark.threat("FI26", "G10")

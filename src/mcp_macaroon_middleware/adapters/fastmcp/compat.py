@@ -143,6 +143,12 @@ def _request_parts() -> bool:
     return fastmcp_request_ctx is not None and {"_srctx", "request", "protocol_version", "session"} <= set(names)
 
 
+def _doors() -> bool:
+    from .doors import works
+
+    return works()
+
+
 def _server_parts() -> bool:
     server: FastMCP[Any] = FastMCP("self-test")
     hints = getattr(server._mcp_server, "cache_hints", None)
@@ -170,6 +176,7 @@ _EXPECTED: Final[Sequence[tuple[str, Callable[[], bool]]]] = (
     ("the dispatch phase", _phase_variable),
     ("the request context", _request_parts),
     ("the server's parts", _server_parts),
+    ("the doors of a running component", _doors),
 )
 
 

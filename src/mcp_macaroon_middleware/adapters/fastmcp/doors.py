@@ -13,10 +13,14 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from itertools import count
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from fastmcp.exceptions import FastMCPError, PromptError, ResourceError, ToolError
 from fastmcp.server.dependencies import bind_request_context, fastmcp_request_ctx
+from fastmcp.tools.base import ToolResult
+from mcp.server.connection import Connection
+from mcp.server.context import ServerRequestContext
+from mcp.server.session import ServerSession
 from mcp.shared.exceptions import MCPError
 from mcp_types import MISSING_REQUIRED_CLIENT_CAPABILITY
 
@@ -213,6 +217,22 @@ def _same_connection(connection: Any) -> Any:
         },
     )
     return same
+
+
+def works() -> bool:
+    """Whether this version of the SDK and FastMCP has its doors where they are held here; asked once, at the start."""
+    try:
+        connection = Connection(cast(Any, None), protocol_version="2026-07-28")
+        quiet: Any = quiet_session(ServerSession(cast(Any, None), connection))
+    except (AttributeError, TypeError):
+        return False
+    channels = (quiet._request_outbound, quiet._connection.outbound)
+    known = {"session", "meta"} <= ServerRequestContext.__dataclass_fields__.keys()
+    return known and "_raw_mcp_result" in ToolResult.__private_attributes__ and all(map(_is_quiet_channel, channels))
+
+
+def _is_quiet_channel(channel: Any) -> bool:
+    return isinstance(channel, QuietChannel)
 
 
 # --- around a body --------------------------------------------------------------------------------------------------
