@@ -91,7 +91,7 @@ def lab(**options: Any) -> FastMCP[Any]:
     for name in ("open", "closed", "part"):
         mcp.resource(f"{name}://x", name=name)(lambda: ROW)
     mcp.resource("item://{id}", name="item")(lambda id: ROW)
-    uris = ("open://x", "closed://x", "part://x", "item://2", "CLOSED://x", "other://x")
+    uris = ("open://x", "closed://x", "part://x", "item://2", "item://..%2Fx", "CLOSED://x", "other://x")
 
     @mcp.prompt
     def p() -> list[Message]:
@@ -123,7 +123,7 @@ async def test_a_guarded_prompt_or_tool_shows_no_resource_that_its_caller_cannot
         tool = (await client.call_tool("t")).content
     shown = {block.resource.uri: block.resource.text for block in prompt if hasattr(block, "resource")}
     assert shown == {"open://x": ROW, "part://x": '{"id":1}', "other://x": ROW}
-    assert len(prompt) == 6
+    assert len(prompt) == 7
     assert {block.resource.uri: block.resource.text for block in tool if hasattr(block, "resource")} == shown
     assert made.exactly_one_end_each()
 
@@ -145,7 +145,7 @@ async def test_judging_a_copy_writes_no_record_and_charges_nothing() -> None:
     made = guarded(lab(), limited)
     async with wire.client_of(made.server, "auto") as client:
         for _ in range(3):
-            assert len((await client.get_prompt("p")).messages) == 6
+            assert len((await client.get_prompt("p")).messages) == 7
         await client.read_resource("open://x")
     assert [end[0] for end in made.ends] == ["p", "p", "p", "open://x"]
 
