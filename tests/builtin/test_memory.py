@@ -56,7 +56,7 @@ async def test_a_burst_at_the_edge_of_a_window_is_held() -> None:
     assert refused.retry_after == pytest.approx(59.8)
 
 
-@pytest.mark.threat("K08", "P03", "FI23")
+@pytest.mark.threat("K07", "K08", "P03", "FI23")
 async def test_users_seen_once_leave_nothing_behind() -> None:
     clock = Clock()
     store = MemoryStore(clock=clock)
