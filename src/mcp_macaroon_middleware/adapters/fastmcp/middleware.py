@@ -256,6 +256,8 @@ HANDLERS: Final[Mapping[str, Handler]] = {
 def version_of(context: Context) -> VersionSpec | None:
     """The version that the request asks for."""
     meta = getattr(context.message, "meta", None)
+    if not meta:
+        return None
     inner = meta.get("fastmcp") if isinstance(meta, Mapping) else None
     version = inner.get("version") if isinstance(inner, Mapping) else None
     if isinstance(version, str):

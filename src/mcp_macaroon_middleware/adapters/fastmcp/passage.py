@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fastmcp import FastMCP
 from fastmcp.exceptions import PromptError, ToolError, ValidationError
+from fastmcp.tools.base import ToolResult
+from mcp_types import EmbeddedResource
 
 from ...core.decisions import Decision, Outcome
 from ...core.rejudging import rejudge
@@ -194,7 +196,8 @@ class Passage:
             await engine.fail(decision, "withheld", f"a result of type {type(result).__name__}")
             return self._refuse(RESULT_UNKNOWN)
         try:
-            result = await carried(self.guard, ticket, result)
+            if self.shape.name != "resource" and _embeds(result):
+                result = await carried(self.guard, ticket, result)
             redactor = self.guard.redactor(self.shape, ticket, result)
             outcome = await engine.finish(decision, self.shape.view(result), redactor)
         except Exception as error:
@@ -258,6 +261,12 @@ def unfit(leaf: AnyComponent, arguments: Mapping[str, Any], server: FastMCP[Any]
     except Exception:
         return None
     return None
+
+
+def _embeds(result: Any) -> bool:
+    """Whether a tool's or a prompt's result carries a resource along."""
+    blocks = result.content if isinstance(result, ToolResult) else [message.content for message in result.messages]
+    return any(isinstance(block, EmbeddedResource) for block in blocks)
 
 
 def _same(one: Any, other: Any) -> bool:
