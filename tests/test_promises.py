@@ -87,6 +87,13 @@ def test_every_hook_is_documented_with_its_arguments() -> None:
         assert f"`{name}({', '.join(inspect.signature(hook).parameters)})`" in page
 
 
+def test_every_code_of_a_refusal_is_documented() -> None:
+    from mcp_macaroon_middleware.adapters.fastmcp import refusals
+
+    page = (ROOT / "docs" / "refusals.md").read_text(encoding="utf-8")
+    assert [code for code in refusals.NEXT if f"`{code}`" not in page] == []
+
+
 def test_every_dependency_has_a_reason_in_the_readme() -> None:
     for need in PROJECT["project"]["dependencies"]:
         name = re.split(r"[<>=;\s]", need)[0]

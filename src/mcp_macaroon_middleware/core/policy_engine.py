@@ -137,7 +137,7 @@ class PolicyEngine:
             raise
         except Exception as error:
             logger.error("a decision failed: %s", type(error).__name__)
-            return self._refused(decision, plain_refusal("internal_error", reason=NOT_EVALUATED))
+            return self._refused(decision, plain_refusal("internal", reason=NOT_EVALUATED))
 
     async def _decide(
         self,

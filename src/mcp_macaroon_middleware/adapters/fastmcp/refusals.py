@@ -38,7 +38,6 @@ NEXT: Final[Mapping[str, str]] = {
     "completion_refused": "Type the value in full.",
     "not_ready": "Tell the user that the server's operator must act.",
     "internal": "Try again later; if it stays, the server's operator must act.",
-    "internal_error": "Try again later; if it stays, the server's operator must act.",
     "enforcer_error": "Try again later; if it stays, the server's operator must act.",
     "enforcer_timeout": "Try again later; if it stays, the server's operator must act.",
     "enforcer_contract": "The server's operator must act; repeating the call does not help.",
