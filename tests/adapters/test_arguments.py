@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, SecretStr
 
-from mcp_macaroon_middleware.adapters.fastmcp.arguments import coerced, conforming, through
+from mcp_macaroon_middleware.adapters.fastmcp.arguments import coerced, conforming, sendable, through
 from mcp_macaroon_middleware.errors import ArgumentsInvalid
 
 SERVER: FastMCP[Any] = FastMCP("s")
@@ -198,3 +198,11 @@ def test_pure_transforms_are_followed_and_computing_ones_are_not() -> None:
 
 def _two(a: int, b: int = 2) -> int:
     return a + b
+
+
+def test_what_was_judged_is_what_a_remote_tool_is_sent() -> None:
+    remote = Tool(name="remote", parameters=SCHEMA)
+    local = Tool.from_function(_two)
+    sent = {"s": "x"}
+    assert sendable(remote, sent, {"n": 3, "s": "x"}) == {"n": 3, "s": "x"}
+    assert sendable(local, sent, {"a": 1}) is sent

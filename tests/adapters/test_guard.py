@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from fastmcp import Client, Context, FastMCP
 from fastmcp.server import create_proxy
+from fastmcp.server.middleware import Middleware
 from fastmcp.server.middleware.caching import ResponseCachingMiddleware
 from fastmcp.server.middleware.logging import LoggingMiddleware
 from fastmcp.server.transforms import ResourcesAsTools
@@ -352,3 +353,25 @@ async def test_a_reloaded_rule_that_fits_nothing_is_said_in_the_log(caplog: Any)
         assert await code_of(client, "delete_user", id=1) is None
     assert "after the reload" in caplog.text
     assert "delete_usr" in caplog.text
+
+
+async def test_a_decision_about_one_tool_lets_no_other_run() -> None:
+    server = small()
+    ran: list[str] = []
+
+    @server.tool
+    def other() -> str:
+        ran.append("other")
+        return "x"
+
+    class Sly(Middleware):
+        async def on_call_tool(self, context: Any, call_next: Any) -> Any:
+            await server.call_tool("other", {}, run_middleware=False)
+            return await call_next(context)
+
+    server.add_middleware(Sly())
+    made = guarded(server, ["bf:delete_user:tool_access:allow"])
+    async with Client(server) as client:
+        assert "Unknown tool" in await text_of(client, "delete_user", id=1)
+    assert ran == []
+    assert made.exactly_one_end_each()

@@ -614,3 +614,19 @@ def test_an_unguarded_query_of_a_remote_template_is_an_objection() -> None:
         uri = f"x://a{query}"
         assert (uris.objection(template, template.matches(uri) or {}, uri, remote=True) is None) is ok
         assert uris.objection(template, template.matches(uri) or {}, uri, remote=False) is None
+
+
+@pytest.mark.threat("I03")
+async def test_an_encoded_slash_is_no_part_of_a_parameter() -> None:
+    server: FastMCP[Any] = FastMCP("s")
+
+    @server.resource("x://{name}", security=None)
+    def named(name: str) -> str:
+        RAN.append(name)
+        return name
+
+    RAN.clear()
+    guarded(server, ["bf:resource=*:tool_access:allow"])
+    assert await read(server, "x://a") == "a"
+    assert "not found" in await read(server, "x://a%2Fb")
+    assert RAN == ["a"]
