@@ -155,9 +155,13 @@ class Guard:
         problems: list[str] = []
         self._gates = []
         for server in tree(self.server):
-            if not any(_is_ours(middleware, self.engine) for middleware in server.middleware):
-                root = server is self.server
+            root = server is self.server
+            ours = [middleware for middleware in server.middleware if _is_ours(middleware, self.engine)]
+            if not ours:
                 server.middleware.insert(0, MacaroonMiddleware(guard=self) if root else Member(self.engine))
+            for middleware in ours:
+                if root and isinstance(middleware, MacaroonMiddleware):
+                    middleware.serve(self)
             gate = _gate_of(server)
             gate.add(self)
             gate.settle()

@@ -110,6 +110,10 @@ class MacaroonMiddleware(Chain):
     def __repr__(self) -> str:
         return f"MacaroonMiddleware({self.runtime!r})"
 
+    def serve(self, guard: Guard) -> None:
+        """Takes a guard that stands on its server already, so that its first message binds no other."""
+        self._guards.setdefault(id(guard.server), (guard.server, guard))
+
     @property
     def policy_engine(self) -> PolicyEngine:
         """The engine, for use without FastMCP."""
