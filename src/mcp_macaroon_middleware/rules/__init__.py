@@ -1,0 +1,36 @@
+"""The rule language: text to `Rule` and back, targets, selectors. It reads rules and never judges a request.
+
+    phase:target:policy:action[:param…][:time<YYYYMMDDTHHMMSSZ]
+
+`\\:` is a literal colon and `\\\\` a backslash; other escapes pass to the param's own syntax. Source: the project's
+DESIGN, section 4, which carries on the policy strings of mcp-macaroon-middleware 2.0.0.
+"""
+
+from .instants import EXPIRY_FORMAT, format_expiry, parse_expiry
+from .mapping import SCOPES, rule_from_mapping, rule_to_mapping
+from .parts import TIME, escape
+from .selectors import claim_text, parse_selector
+from .targets import format_target, glob_matches, names_of, normal_uri, parse_target, target_matches
+from .text import MAX_RULE, format_rule, parse_rule
+
+__all__ = [
+    "EXPIRY_FORMAT",
+    "MAX_RULE",
+    "SCOPES",
+    "TIME",
+    "claim_text",
+    "escape",
+    "format_expiry",
+    "format_rule",
+    "format_target",
+    "glob_matches",
+    "names_of",
+    "normal_uri",
+    "parse_expiry",
+    "parse_rule",
+    "parse_selector",
+    "parse_target",
+    "rule_from_mapping",
+    "rule_to_mapping",
+    "target_matches",
+]
