@@ -12,7 +12,6 @@ The engine never waits for a person, never runs a component and knows no framewo
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import secrets
 import time
@@ -24,7 +23,6 @@ from ..fields import redact
 from ..model import (
     Action,
     Challenge,
-    Charge,
     Effect,
     Phase,
     Redaction,
@@ -32,18 +30,19 @@ from ..model import (
     RequestContext,
     Result,
 )
-from ..plugin.contract import Amount, Clock, Store
+from ..plugin.contract import Clock, Store
 from ..plugin.namespace import Namespaced
 from ..rules import parse_rule
 from ..tokens import VerifiedToken
-from . import agnostic
+from . import agnostic, visibility
 from .audit import AuditLog
 from .caveats import CaveatBooks
+from .charging import charge
 from .checks import Runner
 from .clock import SystemClock
 from .decisions import After, Decision, Outcome, Tally, plain_refusal, refusal_for
 from .judging import Judge
-from .plan import NO_MATCHES, BoundCheck, Match, Matches, Plan, Rulebook, RuleProblem, possible
+from .plan import NO_MATCHES, BoundCheck, Match, Matches, Plan, Rulebook, RuleProblem
 from .records import Recorder
 
 __all__ = ["Decision", "Outcome", "PolicyEngine", "RequestContext"]
@@ -65,8 +64,8 @@ class PolicyEngine:
         self._pen = Recorder(audit)
         self._handles: dict[str, Store] = {}
         self._runner = Runner(self._clock, self._handle)
-        self._judge = Judge(self._runner, self._clock)
-        self._caveats = CaveatBooks()
+        self.judge = Judge(self._runner, self._clock)
+        self.caveats = CaveatBooks()
         self._calls = agnostic.OpenCalls()
 
     def __repr__(self) -> str:
@@ -89,7 +88,7 @@ class PolicyEngine:
 
     def adopt(self, plan: Plan) -> None:
         """Requests that begin from now on are decided under `plan`."""
-        self._plan, self._caveats = plan, CaveatBooks()
+        self._plan, self.caveats = plan, CaveatBooks()
 
     def close(self) -> None:
         """Lets go of worker threads."""
@@ -150,7 +149,7 @@ class PolicyEngine:
         plan, request = decision.plan, decision.request
         if token is not None and token.expires is not None and self._clock.now() >= token.expires:
             return self._refused(decision, plain_refusal("token_expired"))
-        book = self._caveats.of(token, plan) if token is not None else NO_CAVEATS
+        book = self.caveats.of(token, plan) if token is not None else NO_CAVEATS
         own = plan.book.lookup(Phase.BEFORE, request.component)
         lent = book.lookup(Phase.BEFORE, request.component) if token is not None else NO_MATCHES
         operator = await self._begin(plan, own, request)
@@ -168,7 +167,7 @@ class PolicyEngine:
             return self._refuse(decision, operator, holder)
         self._after(decision, book)
         if operator.charges or holder.charges:
-            refusal = await self._charge(decision, operator, holder)
+            refusal = await charge(self._store, decision, operator, holder)
             if refusal is not None:
                 return self._refused(decision, refusal)
         self._pen.intent(decision)
@@ -177,25 +176,25 @@ class PolicyEngine:
 
     async def _begin(self, plan: Plan, matches: Matches, request: RequestContext) -> Tally:
         """What the checks that need no arguments come to."""
-        summary = self._judge.summary(matches, request)
+        summary = self.judge.summary(matches, request)
         if not matches.free and not matches.arguments and not summary.caveats:
             return summary  # nothing will be added to it
         tally = summary.copy()
         if matches.free:
-            await self._judge.judge(self._judge.applying(plan, matches.free, request), request, tally)
+            await self.judge.judge(self.judge.applying(plan, matches.free, request), request, tally)
         return tally
 
     async def _look(
         self, decision: Decision, matches: Sequence[Match], tally: Tally, arguments: Arguments | None
     ) -> None:
         """Judges checks that look at arguments; these are asked for once, and only if such a check applies."""
-        applying = self._judge.applying(decision.plan, matches, decision.request)
+        applying = self.judge.applying(decision.plan, matches, decision.request)
         if not applying:
             return
         if arguments is not None and not decision.coerced:
             decision.request = decision.request.replace(arguments=await arguments())
             decision.coerced = True
-        await self._judge.judge(applying, decision.request, tally)
+        await self.judge.judge(applying, decision.request, tally)
 
     async def _narrow(self, decision: Decision, tally: Tally, arguments: Arguments | None) -> None:
         """Binds the rules that enforcers returned and judges those that speak of this call; they can only narrow."""
@@ -225,42 +224,11 @@ class PolicyEngine:
     def _after(self, decision: Decision, book: Rulebook) -> None:
         """Finds the after-checks now, so that the adapter knows whether to hold the doors."""
         plan, request = decision.plan, decision.request
-        decision.own_after = self._judge.after(plan, plan.book.lookup(Phase.AFTER, request.component), request)
+        decision.own_after = self.judge.after(plan, plan.book.lookup(Phase.AFTER, request.component), request)
         if book is not NO_CAVEATS:
-            decision.lent_after = self._judge.after(plan, book.lookup(Phase.AFTER, request.component), request)
+            decision.lent_after = self.judge.after(plan, book.lookup(Phase.AFTER, request.component), request)
         shadow = plan.settings.mode == "shadow"
         decision.after = bool(decision.lent_after) or (not shadow and bool(decision.own_after or decision.narrowed))
-
-    # --- limits ---------------------------------------------------------------------------------------------------
-
-    async def _charge(self, decision: Decision, operator: Tally, holder: Tally) -> Refusal | None:
-        """Charges every limit or none, in one trip. In shadow mode the operator's are charged and not enforced."""
-        own, lent = operator.charges, holder.charges
-        if decision.plan.settings.mode == "shadow" and own:
-            refusal = await self._add(decision, own)
-            if refusal is not None:
-                decision.facts.setdefault("shadow", {"effect": "deny", "code": refusal.code})
-            own = []
-        return await self._add(decision, own + lent) if own or lent else None
-
-    async def _add(self, decision: Decision, charges: Sequence[tuple[BoundCheck, Charge]]) -> Refusal | None:
-        added = await self._store.add([_amount(check, charge) for check, charge in charges])
-        if added.ok:
-            return None
-        over = [
-            (check, charge)
-            for (check, charge), used in zip(charges, added.used, strict=True)
-            if used + charge.amount > charge.limit
-        ]
-        check, charge = next(((c, x) for c, x in over if x.effect is Effect.DENY), (over or list(charges))[0])
-        decision.facts["limit"] = {"rule": check.view.text, "retry_after": added.retry_after}
-        if check.from_token:
-            return Refusal(code="rate_limited", reason="The token's limit is reached.", retry_after=added.retry_after)
-        if charge.effect is Effect.ASK:
-            return plain_refusal("approval_unavailable")
-        return Refusal(
-            code=charge.code, reason=charge.reason, policy=check.enforcer.name, retry_after=added.retry_after
-        )
 
     # --- refusals -------------------------------------------------------------------------------------------------
 
@@ -341,7 +309,7 @@ class PolicyEngine:
         own = decision.own_after
         if decision.narrowed:
             more = Rulebook(decision.narrowed).lookup(Phase.AFTER, decision.request.component)
-            applying = self._judge.applying(decision.plan, more.folded + more.open, decision.request)
+            applying = self.judge.applying(decision.plan, more.folded + more.open, decision.request)
             own = After(own.settled, own.open + tuple(applying))
         redaction, refusal = await self._edits(decision, own, result, "after")
         if decision.plan.settings.mode == "shadow":
@@ -365,7 +333,7 @@ class PolicyEngine:
         tally = after.settled or Tally()
         if after.open:
             tally = tally.copy()
-            await self._judge.judge(after.open, decision.request, tally, result)
+            await self.judge.judge(after.open, decision.request, tally, result)
         self._pen.note(decision, tally, None, key)
         if tally.denied is not None:
             return Redaction(), refusal_for(*tally.denied, hidden=False)
@@ -396,39 +364,15 @@ class PolicyEngine:
     # --- what lists show ------------------------------------------------------------------------------------------
 
     async def reachable(self, request: RequestContext, *, token: VerifiedToken | None = None) -> bool:
-        """Whether some call by this principal could reach the component; in doubt it is not shown (THREATS M12).
+        """Whether lists show the component to this principal: some call could reach it, or nothing is to be hidden.
 
         The predicate of a call, for the enforcers that hide; nothing is charged or recorded.
         """
-        plan = self._plan
-        if not plan.settings.hide_denied:
-            return True
-        try:
-            holder = await self._hiding(plan, self._caveats.of(token, plan), request) if token is not None else Tally()
-            if plan.settings.mode == "shadow":
-                return holder.denied is None
-            operator = await self._hiding(plan, plan.book, request)
-            return holder.denied is None and operator.denied is None and self._granted(plan, operator)
-        except Exception as error:
-            logger.error("a component is left out of a list: %s", type(error).__name__)
-            return False
-
-    async def _hiding(self, plan: Plan, book: Rulebook, request: RequestContext) -> Tally:
-        """What the enforcers that hide come to; a constant refusal by any other does not hide."""
-        matches = book.lookup(Phase.BEFORE, request.component)
-        tally = self._judge.summary(matches, request).copy()
-        if tally.denied is not None and not tally.denied[0].enforcer.hides:
-            tally.denied = None
-        hiding = [match for match in matches.open if match.check.enforcer.hides]
-        await self._judge.judge(self._judge.applying(plan, hiding, request), request, tally)
-        return tally
+        return not self._plan.settings.hide_denied or await visibility.open_to(self, request, token=token)
 
     def possible_redaction(self, request: RequestContext, *, token: VerifiedToken | None = None) -> Redaction | None:
         """What rules and caveats can withhold from this component's results; None where that cannot be told."""
-        plan = self._plan
-        own = () if plan.settings.mode == "shadow" else plan.book.lookup(Phase.AFTER, request.component).all
-        lent = self._caveats.of(token, plan).lookup(Phase.AFTER, request.component).all if token is not None else ()
-        return possible([match for match, _ in self._judge.applying(plan, own + lent, request)])
+        return visibility.possible_redaction(self, request, token=token)
 
     # --- without a framework --------------------------------------------------------------------------------------
 
@@ -454,13 +398,6 @@ NO_CAVEATS: Final = Rulebook([])
 MAX_RETURNED: Final = 64
 NOT_EVALUATED: Final = "The policy could not be evaluated."
 WITHHELD: Final = "The call ran, and its result cannot be shown."
-
-
-def _amount(check: BoundCheck, charge: Charge) -> Amount:
-    """One line for the store; a token's counters are its own, never the operator's."""
-    owner = ["token", *check.scope] if check.from_token else ["operator"]
-    key = json.dumps(["limit", check.enforcer.name, owner, list(charge.key)], ensure_ascii=True)
-    return Amount(key=key, amount=charge.amount, limit=charge.limit, window=charge.window)
 
 
 def _challenges(asks: Sequence[tuple[BoundCheck, Any]]) -> tuple[Challenge, ...]:

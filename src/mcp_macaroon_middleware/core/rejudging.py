@@ -1,14 +1,11 @@
-"""Two questions that follow a decision or stand beside it; neither charges anything nor writes a record.
-
-`rejudge`: do the arguments that the component really gets still pass? `open_to`: could this principal reach it at all?
-"""
+"""Judges a decided call again, with the arguments that its component really gets. It charges and records nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..model import Action, Effect, Phase, Refusal, RequestContext
+from ..model import Effect, Phase, Refusal
 from ..tokens import VerifiedToken
 from .decisions import Decision, Tally, plain_refusal, refusal_for
 from .plan import Rulebook
@@ -28,11 +25,11 @@ async def rejudge(
     operator, holder = Tally(), Tally()
     books = [(plan.book, operator), (Rulebook(decision.narrowed), operator)]
     if token is not None:
-        books.append((engine._caveats.of(token, plan), holder))
+        books.append((engine.caveats.of(token, plan), holder))
     for book, tally in books:
         matches = book.lookup(Phase.BEFORE, request.component).arguments
         if matches:
-            await engine._judge.judge(engine._judge.applying(plan, matches, request), request, tally)
+            await engine.judge.judge(engine.judge.applying(plan, matches, request), request, tally)
     tallies = (holder,) if plan.settings.mode == "shadow" else (operator, holder)
     for tally in tallies:
         if tally.denied is not None:
@@ -40,20 +37,3 @@ async def rejudge(
     if any(tally.effect is Effect.ASK for tally in tallies):
         return plain_refusal("approval_unavailable")
     return None
-
-
-async def open_to(engine: PolicyEngine, request: RequestContext, *, token: VerifiedToken | None = None) -> bool:
-    """Whether some call by this principal could reach the component, whether denied components are hidden or not.
-
-    In doubt it could not.
-    """
-    plan = engine.plan
-    try:
-        holder = await engine._hiding(plan, engine._caveats.of(token, plan), request) if token is not None else Tally()
-        if plan.settings.mode == "shadow":
-            return holder.denied is None
-        operator = await engine._hiding(plan, plan.book, request)
-    except Exception:
-        return False
-    granted = operator.granted or plan.settings.default is Action.ALLOW
-    return holder.denied is None and operator.denied is None and granted

@@ -17,7 +17,7 @@ from fastmcp.prompts.base import Message, PromptResult
 from fastmcp.tools.base import ToolResult
 from mcp_types import EmbeddedResource
 
-from ...core.rejudging import open_to
+from ...core.visibility import open_to
 from ...errors import ResultWithheld
 from ...model import Redaction, RequestContext
 from ...rules import normal_uri

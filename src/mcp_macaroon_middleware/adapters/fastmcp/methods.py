@@ -12,7 +12,7 @@ from fastmcp.server.middleware import CallNext, MiddlewareContext
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from ...core.decisions import Decision
-from ...core.rejudging import open_to
+from ...core.visibility import open_to
 from ...errors import ResultWithheld
 from ...fields import redact
 from ...model import Component, Kind, Redaction, Refusal, Result

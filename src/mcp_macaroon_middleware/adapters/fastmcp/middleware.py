@@ -19,7 +19,7 @@ from fastmcp.utilities.versions import VersionSpec
 
 from ...config.runtime import Runtime, load_runtime, shared_runtime
 from ...core.policy_engine import PolicyEngine
-from ...core.rejudging import open_to
+from ...core.visibility import open_to
 from ...errors import ConfigError
 from ...model import Principal, Refusal
 from ...plugin.decorators import Macaroon, _macaroon_id

@@ -1,0 +1,55 @@
+"""Tells, before any call, what a principal could reach and what results could lose. It charges and records nothing."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+from ..model import Action, Phase, Redaction, RequestContext
+from ..tokens import VerifiedToken
+from .decisions import Tally
+from .plan import Plan, Rulebook, possible
+
+if TYPE_CHECKING:
+    from .policy_engine import PolicyEngine
+
+logger: Final = logging.getLogger("mcp_macaroon_middleware")
+
+
+async def open_to(engine: PolicyEngine, request: RequestContext, *, token: VerifiedToken | None = None) -> bool:
+    """Whether some call by this principal could reach the component; in doubt it could not (THREATS M12).
+
+    The predicate of a call, for the enforcers that hide.
+    """
+    plan = engine.plan
+    try:
+        holder = await _hiding(engine, plan, engine.caveats.of(token, plan), request) if token is not None else Tally()
+        if plan.settings.mode == "shadow":
+            return holder.denied is None
+        operator = await _hiding(engine, plan, plan.book, request)
+    except Exception as error:
+        logger.error("a component is left out of a list: %s", type(error).__name__)
+        return False
+    granted = operator.granted or plan.settings.default is Action.ALLOW
+    return holder.denied is None and operator.denied is None and granted
+
+
+async def _hiding(engine: PolicyEngine, plan: Plan, book: Rulebook, request: RequestContext) -> Tally:
+    """What the enforcers that hide come to; a constant refusal by any other does not hide."""
+    matches = book.lookup(Phase.BEFORE, request.component)
+    tally = engine.judge.summary(matches, request).copy()
+    if tally.denied is not None and not tally.denied[0].enforcer.hides:
+        tally.denied = None
+    hiding = [match for match in matches.open if match.check.enforcer.hides]
+    await engine.judge.judge(engine.judge.applying(plan, hiding, request), request, tally)
+    return tally
+
+
+def possible_redaction(
+    engine: PolicyEngine, request: RequestContext, *, token: VerifiedToken | None = None
+) -> Redaction | None:
+    """What rules and caveats can withhold from this component's results; None where that cannot be told."""
+    plan = engine.plan
+    own = () if plan.settings.mode == "shadow" else plan.book.lookup(Phase.AFTER, request.component).all
+    lent = engine.caveats.of(token, plan).lookup(Phase.AFTER, request.component).all if token is not None else ()
+    return possible([match for match, _ in engine.judge.applying(plan, own + lent, request)])
