@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import string
-import time
+import traceback
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -135,7 +136,17 @@ def test_an_unsigned_caveat_is_refused_whatever_it_says(caveat: str) -> None:
         caveats=(*macaroon.caveats, RawCaveat(identifier=caveat.encode())),
         signature=macaroon.signature,
     )
-    assert refused(to_text(unsigned)) == "token_signature"
+    assert refused(to_text(unsigned)) == "token_unsigned_caveat"
+
+
+@pytest.mark.threat("A02")
+@pytest.mark.parametrize("caveat", [b"\xff\xfe", b"", b"time<never", b"branch<"])
+def test_an_unsigned_caveat_is_told_from_a_wrong_signature_even_where_it_is_no_text(caveat: bytes) -> None:
+    macaroon = from_text(attenuate(token(), ONLY_READ))
+    unsigned = (*macaroon.caveats, RawCaveat(identifier=caveat), RawCaveat(identifier=b"\xff"))
+    text = to_text(dataclasses.replace(macaroon, caveats=unsigned))
+    assert refused(text) == "token_unsigned_caveat"
+    assert refused(to_text(dataclasses.replace(from_text(text), signature=b"s" * 32))) == "token_signature"
 
 
 @pytest.mark.threat("B02")
@@ -227,15 +238,56 @@ def test_a_token_without_an_end_is_refused() -> None:
 @pytest.mark.threat("A15")
 @pytest.mark.parametrize(
     "change",
-    [{"v": 2}, {"t": "grant"}, {"t": "discharge"}, {"x": 1}, {"k": 1}, {"s": ""}, {"i": "now"}, {"i": True}, {"n": ""}],
+    [
+        *({"v": 2}, {"v": True}, {"v": "1"}, {"t": "grant"}, {"t": "discharge"}, {"x": 1}, {"k": 1}, {"s": ""}),
+        *({"i": "now"}, {"i": True}, {"i": 1.5}, {"i": -1}, {"i": 2**39}, {"i": 10**400}, {"n": ""}, {"a": None}),
+        *({"tn": 5}, {"c": []}, {"ns": None}),
+    ],
 )
 def test_an_identifier_of_another_kind_version_or_shape_is_refused(change: dict[str, Any]) -> None:
+    """The identifier is signed with the right key: what refuses it is its content alone."""
     facts = {**json.loads(from_text(token()).identifier), **change}
     identifier = json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()
     macaroon = sign(
         KEYS.derive("token", "mail"), location="mail", identifier=identifier, caveats=["time<20990101T000000Z"]
     )
     assert refused(to_text(macaroon)) == "token_identifier"
+
+
+@pytest.mark.threat("A15")
+@pytest.mark.parametrize("field", ["v", "t", "k", "n", "a", "s", "ns", "tn", "c", "i"])
+def test_an_identifier_without_one_of_its_fields_is_refused(field: str) -> None:
+    facts = json.loads(from_text(token()).identifier)
+    del facts[field]
+    identifier = json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()
+    key = KEYS.derive("token", "mail")
+    macaroon = sign(key, location="mail", identifier=identifier, caveats=["time<20990101T000000Z"])
+    assert refused(to_text(macaroon)) == "token_identifier"
+
+
+@pytest.mark.threat("E01")
+@pytest.mark.parametrize(
+    "name",
+    ["bob:tool_access:allow", "a\nb", 'a" or "', "a,b", '","s":"bob', "\u202eroot", "😀", "\x00", "é", "x" * 3000],
+)
+def test_a_name_comes_back_as_it_was_and_makes_no_caveat(name: str) -> None:
+    verified = verify(KEYS, token(subject=name, namespace=name, tenant=name[:500], client=name[:500]), audience="mail")
+    assert (verified.subject, verified.namespace, verified.tenant) == (name, name, name[:500])
+    assert verified.caveats == ()
+
+
+@pytest.mark.threat("E01")
+@pytest.mark.parametrize("fields", [{"subject": ""}, {"subject": "\ud800"}, {"tenant": "\udfff"}, {"audience": ""}])
+def test_a_name_that_cannot_be_written_is_not_minted(fields: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="names"):
+        token(**fields)
+
+
+@pytest.mark.threat("E01")
+def test_a_name_of_ten_kilobytes_makes_no_token() -> None:
+    with pytest.raises(RuleError) as caught:
+        token(subject="x" * 10_240)
+    assert caught.value.code == "token_too_large"
 
 
 @pytest.mark.threat("A15")
@@ -318,6 +370,18 @@ def test_a_third_partys_caveat_without_discharge_is_refused() -> None:
     assert refused(to_text(third)) == "discharge_missing"
 
 
+@pytest.mark.threat("Q02")
+def test_a_wrong_key_id_and_a_wrong_signature_read_the_same_outside() -> None:
+    stranger = mint(KeyRing.from_secret(SECRET[::-1]), subject="alice", audience="mail")
+    forged = to_text(dataclasses.replace(from_text(token()), signature=b"s" * 32))
+    seen = set()
+    for text in (stranger, forged):
+        with pytest.raises(TokenInvalid) as caught:
+            verify(KEYS, text, audience="mail")
+        seen.add((type(caught.value), str(caught.value), repr(caught.value)))
+    assert len(seen) == 1
+
+
 # --- conditions -----------------------------------------------------------------------------------------------------
 
 
@@ -329,6 +393,28 @@ def test_conditions_are_checked_every_time_though_the_signature_is_remembered() 
     assert refused(issued, keys=keys, now=later) == "token_expired"
     assert refused(issued, keys=keys, revoked=lambda _: True) == "token_revoked"
     assert refused(issued, keys=keys, audience="bank") == "token_audience"
+
+
+def test_a_revoked_id_ends_what_was_narrowed_from_it_and_nothing_beside() -> None:
+    parent = token()
+    child, sibling = attenuate(parent, ONLY_READ), attenuate(parent, ONLY_READ)
+    grandchild = attenuate(child, ONLY_READ)
+    facts = verify(KEYS, grandchild, audience="mail")
+    branch = facts.branches[0]
+    for revoked in (frozenset({facts.id}), frozenset({facts.key_id})):
+        assert {refused(text, revoked=revoked) for text in (parent, child, sibling, grandchild)} == {"token_revoked"}
+    assert {refused(text, revoked={branch}) for text in (child, grandchild)} == {"token_revoked"}
+    for text in (parent, sibling):
+        assert verify(KEYS, text, audience="mail", revoked={branch}).id == facts.id
+    assert verify(KEYS, grandchild, audience="mail", revoked=frozenset({"alice", "mail"}))
+
+
+def test_a_revocation_that_cannot_be_looked_up_passes_nothing() -> None:
+    def broken(_: Any) -> bool:
+        raise ConnectionError("no store")
+
+    with pytest.raises(ConnectionError):
+        verify(KEYS, token(), audience="mail", revoked=broken)
 
 
 def test_a_token_of_the_future_is_refused_past_the_skew() -> None:
@@ -360,6 +446,46 @@ def test_L1_appending_never_turns_a_refused_token_into_an_accepted_one(texts: li
         bad = append(bad, text)
     with pytest.raises(TokenInvalid):
         verify(KEYS, bad, audience="mail")
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.text(max_size=30) | st.sampled_from([ONLY_READ, "time<20270101T000000Z", "branch<x"]), max_size=5))
+def test_L1_appending_keeps_every_caveat_every_branch_and_never_a_later_end(texts: list[str]) -> None:
+    whole = token(ONLY_READ, expires=timedelta(days=365))
+    before = verify(KEYS, whole, audience="mail")
+    for text in texts:
+        whole = append(whole, text)
+        try:
+            after = verify(KEYS, whole, audience="mail")
+        except TokenInvalid:
+            return
+        assert after.caveats[: len(before.caveats)] == before.caveats
+        assert after.scoped_caveats[: len(before.caveats)] == before.scoped_caveats
+        assert after.lineage[: len(before.lineage)] == before.lineage
+        assert after.expires <= before.expires
+        assert (after.subject, after.namespace, after.tenant, after.client) == ("alice", "", None, None)
+        before = after
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.text(max_size=30), min_size=1, max_size=4))
+def test_L1_no_caveat_mends_a_revoked_a_future_a_forged_or_an_undischarged_token(texts: list[str]) -> None:
+    good = token()
+    revoked = {verify(KEYS, good, audience="mail").id}
+    third = RawCaveat(identifier=b"ticket", vid=b"v" * 72, location=b"auth")
+    macaroon = from_text(good)
+    refusals: list[tuple[str, dict[str, Any]]] = [
+        (good, {"revoked": revoked}),
+        (token(now=datetime.now(UTC) + timedelta(hours=1)), {}),
+        (to_text(dataclasses.replace(macaroon, signature=b"s" * 32)), {}),
+        (to_text(dataclasses.replace(macaroon, caveats=(*macaroon.caveats, RawCaveat(identifier=b"x")))), {}),
+        (to_text(dataclasses.replace(macaroon, caveats=(*macaroon.caveats, third))), {}),
+    ]
+    for text, how in refusals:
+        for caveat in texts:
+            text = append(text, caveat)
+        with pytest.raises(TokenInvalid):
+            verify(KEYS, text, audience="mail", **how)
 
 
 @settings(max_examples=400, deadline=None)
@@ -395,10 +521,30 @@ def test_L7_no_repr_or_error_shows_a_key_a_token_or_a_signature() -> None:
         assert secret not in shown
 
 
+def test_L7_no_trace_of_a_refusal_shows_the_token() -> None:
+    macaroon = from_text(token(ONLY_READ))
+    texts = [
+        to_text(dataclasses.replace(macaroon, signature=b"s" * 32)),
+        to_text(dataclasses.replace(macaroon, identifier=b'{"secret subject"')),
+        append(to_text(macaroon), "time<never"),
+        to_text(macaroon)[:-1] + "=",
+        to_text(macaroon) + "A",
+    ]
+    for text in texts:
+        with pytest.raises(TokenInvalid) as caught:
+            verify(KEYS, text, audience="mail")
+        shown = "".join(traceback.format_exception(caught.value)) + repr(caught.value.args)
+        for secret in (text, ONLY_READ, macaroon.signature.hex(), "secret subject", SECRET, "time<never"):
+            assert secret not in shown
+
+
 def test_the_signature_cache_is_bounded_and_keeps_no_token() -> None:
     keys = KeyRing.from_secret(SECRET)
     for number in range(50):
         verify(keys, token(client=str(number)), audience="mail")
+    assert len(keys.verified) == 50
+    refused(token() + "A", keys=keys)
+    refused(to_text(dataclasses.replace(from_text(token()), signature=b"s" * 32)), keys=keys)
     assert len(keys.verified) == 50
     assert all(isinstance(mark, bytes) and len(mark) == 32 for mark in keys.verified)
 
@@ -420,4 +566,13 @@ def test_verifying_again_computes_no_chain(monkeypatch: pytest.MonkeyPatch) -> N
     for _ in range(10):
         verify(keys, issued, audience="mail")
     assert calls == 0
-    assert time.monotonic() > 0
+
+
+def test_the_signature_cache_never_grows_past_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mcp_macaroon_middleware.tokens import credentials
+
+    monkeypatch.setattr(credentials, "CACHED", 4)
+    keys = KeyRing.from_secret(SECRET)
+    for _ in range(20):
+        verify(keys, token(), audience="mail")
+        assert len(keys.verified) <= 4

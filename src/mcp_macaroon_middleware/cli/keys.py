@@ -23,7 +23,7 @@ def new(
 ) -> int:
     """Make a key in DIRECTORY, readable by its owner alone; it signs from now on, and older keys still verify.
 
-    Exit codes: 0 made, 1 could not be written, 2 neither a directory nor --print was given, or both.
+    Exit codes: 0 made, 1 not made, with the reason, 2 neither a directory nor --print was given, or both.
     """
     if print_ == (directory is not None):
         print("mcp-macaroon: give a directory, or --print", file=sys.stderr)
@@ -33,6 +33,9 @@ def new(
         return 0
     try:
         key_id = new_key(directory)
+    except KeyRingError as error:
+        print(f"mcp-macaroon: {error}", file=sys.stderr)
+        return 1
     except OSError as error:
         print(f"mcp-macaroon: cannot make a key in {directory}: {error.strerror}", file=sys.stderr)
         return 1

@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -23,9 +23,11 @@ SKEW: Final = timedelta(seconds=30)
 LONGEST: Final = timedelta(days=3660)
 CACHED: Final = 4096
 
+_LATEST: Final = int(datetime.max.replace(tzinfo=UTC, microsecond=0).timestamp())
 _FIELDS: Final = {"v", "t", "k", "n", "a", "s", "ns", "tn", "c", "i"}
 
 CheckRule = Callable[[Rule], None]
+Revoked = Callable[["VerifiedToken"], bool] | Set[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,11 +82,13 @@ def mint(
 
     `caveats` are rules in string form; each narrows what the subject may do. `check` may refuse a rule that the
     server would not understand. Raises `RuleError` for a caveat that would prohibit everything, `ValueError` for an
-    empty subject or audience.
+    empty subject or audience and for text that is not Unicode.
     """
     now = now or datetime.now(UTC)
     if not subject or not audience:
         raise ValueError("a token names a subject and an audience")
+    if not all(_is_unicode(text) for text in (subject, audience, namespace, tenant or "", client or "")):
+        raise ValueError("a token's names are Unicode text, without lone surrogates")
     identifier = _write(
         _Identifier(
             key_id=keys.current,
@@ -128,12 +132,14 @@ def verify(
     *,
     audience: str,
     now: datetime | None = None,
-    revoked: Callable[[VerifiedToken], bool] | None = None,
+    revoked: Revoked | None = None,
 ) -> VerifiedToken:
     """The token, verified for this audience. Raises `TokenInvalid`; its code is for the audit, its text says nothing.
 
     Signatures that held are remembered by the SHA-256 of the token while the ring lives; conditions and revocation
-    are checked every time. The caveats that are rules are judged by the engine.
+    are checked every time. `revoked` is asked about the verified token, or is a set of revoked ids: of tokens, branches
+    and keys, each of which ends everything that was narrowed from it. The caveats that are rules are judged by the
+    engine.
     """
     now = now or datetime.now(UTC)
     verified = _signed(keys, token, audience)
@@ -141,9 +147,15 @@ def verify(
         raise TokenInvalid("token_expired")
     if verified.issued_at > now + SKEW:
         raise TokenInvalid("token_not_yet_valid")
-    if revoked is not None and revoked(verified):
+    if revoked is not None and _is_revoked(verified, revoked):
         raise TokenInvalid("token_revoked")
     return verified
+
+
+def _is_revoked(token: VerifiedToken, revoked: Revoked) -> bool:
+    if callable(revoked):
+        return revoked(token)
+    return any(part in revoked for part in (token.key_id, *token.lineage))
 
 
 def _signed(keys: KeyRing, token: str, audience: str) -> VerifiedToken:
@@ -234,8 +246,12 @@ def _read(raw: bytes) -> _Identifier:
 def _typed(facts: dict[str, Any]) -> bool:
     texts = all(isinstance(facts[name], str) for name in ("k", "n", "a", "s", "ns"))
     maybe = all(facts[name] is None or isinstance(facts[name], str) for name in ("tn", "c"))
-    whole = isinstance(facts["i"], int) and not isinstance(facts["i"], bool) and 0 <= facts["i"] < 2**40
+    whole = isinstance(facts["i"], int) and not isinstance(facts["i"], bool) and 0 <= facts["i"] <= _LATEST
     return texts and maybe and whole and bool(facts["s"]) and bool(facts["n"])
+
+
+def _is_unicode(text: str) -> bool:
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _end(expires: timedelta | datetime, now: datetime) -> datetime:

@@ -1,6 +1,9 @@
 """The key ring: secrets with ids, one current, others still accepted; every use has a derived key of its own.
 
 A key is never shown: not in a `repr`, an exception or a log. There is no default key, and none under 32 bytes.
+
+A ring on disk is a directory with one file a key: `<id>.key` holds at least 32 random bytes as base64, on one line,
+for its owner's eyes alone. The id that sorts last signs. To retire a key, remove its file or move it to `retired/`.
 """
 
 from __future__ import annotations
@@ -11,8 +14,9 @@ import json
 import os
 import re
 import secrets
-import time
+import stat
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -23,6 +27,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from ..errors import KeyRingError
 
 MIN_BYTES: Final = 32
+MIN_VARIETY: Final = 8
+MAX_FILE_BYTES: Final = 4096
 SUFFIX: Final = ".key"
 PURPOSES: Final = frozenset(
     {"token", "grant", "leg", "answer", "held", "record", "digest", "ticket", "link", "session", "audit"}
@@ -51,7 +57,7 @@ _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 class KeyRing:
     """Secrets by id, immutable. `current` signs, every id in `ids` verifies, any other verifies nothing."""
 
-    __slots__ = ("__cache", "__secrets", "current", "verified")
+    __slots__ = ("__cache", "__current", "__secrets", "verified")
 
     def __init__(self, keys: Mapping[str, bytes], current: str) -> None:
         if current not in keys:
@@ -61,7 +67,7 @@ class KeyRing:
                 raise KeyRingError("a key id has letters, digits, . _ and - only")
             if len(secret) < MIN_BYTES:
                 raise KeyRingError(f"the key {key_id} has {len(secret)} bytes, {MIN_BYTES} are needed; {MAKE_ONE}")
-        self.current = current
+        self.__current = current
         self.__secrets = MappingProxyType(dict(keys))
         self.__cache: dict[tuple[str, str, str], bytes] = {}
         self.verified: dict[bytes, object] = {}
@@ -71,6 +77,11 @@ class KeyRing:
 
     def __reduce__(self) -> str:
         raise TypeError("a key ring is not to be copied out of the process")
+
+    @property
+    def current(self) -> str:
+        """The id of the key that signs."""
+        return self.__current
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -111,20 +122,25 @@ class KeyRing:
             raise KeyRingError(f"that is a placeholder from the documentation, not a key; {MAKE_ONE}")
         if len(raw) < MIN_BYTES:
             raise KeyRingError(f"a key has at least {MIN_BYTES} bytes, this one has {len(raw)}; {MAKE_ONE}")
-        if len(set(raw)) < 8:
+        if len(set(raw)) < MIN_VARIETY:
             raise KeyRingError(f"that key has hardly any different characters; {MAKE_ONE}")
         key_id = "k" + hashlib.sha256(b"mcp-macaroon key id\0" + raw).hexdigest()[:12]
         return cls({key_id: raw}, key_id)
 
     @classmethod
     def from_directory(cls, directory: str | Path) -> KeyRing:
-        """The ring in a directory: one `<id>.key` file a key, the newest id signs; `retired/` is not looked at."""
+        """The ring in a directory: one `<id>.key` file a key, the id that sorts last signs.
+
+        Raises `KeyRingError` for no directory, no key, a key that is weak or damaged, and for a directory or a key
+        that other users of the machine could have written or read.
+        """
         directory = Path(directory)
         if not directory.is_dir():
             raise KeyRingError(
                 f"there is no key directory {directory.name}; make it with: mcp-macaroon keys new {directory}"
             )
-        keys = {path.name.removesuffix(SUFFIX): _read(path) for path in sorted(directory.glob("*" + SUFFIX))}
+        _refuse_open_directory(directory)
+        keys = {_id_of(path): _read(path) for path in sorted(directory.glob("*" + SUFFIX))}
         if not keys:
             raise KeyRingError(f"{directory.name} holds no key; make one with: mcp-macaroon keys new {directory}")
         return cls(keys, max(keys))
@@ -136,12 +152,21 @@ def new_secret() -> str:
 
 
 def new_key(directory: str | Path) -> str:
-    """Makes a key in a directory, readable by its owner alone, and returns its id. It becomes the current one."""
+    """Makes a key in a directory, readable by its owner alone, and returns its id. It becomes the current one.
+
+    Raises `KeyRingError` if others can write to the directory, or if a key there would sort after the new one and so
+    go on signing; `OSError` if the key cannot be written.
+    """
     directory = Path(directory)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    key_id = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}{time.time_ns() % 10**9:09d}Z-{secrets.token_hex(3)}"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-    descriptor = os.open(directory / (key_id + SUFFIX), flags, 0o600)
+    _refuse_open_directory(directory)
+    key_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}Z-{secrets.token_hex(3)}"
+    last = max((_id_of(path) for path in directory.glob("*" + SUFFIX)), default="")
+    if last > key_id:
+        raise KeyRingError(
+            f"the key {last} sorts after every new one and would go on signing; move it to {directory / 'retired'}"
+        )
+    descriptor = os.open(directory / (key_id + SUFFIX), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(base64.urlsafe_b64encode(secrets.token_bytes(48)) + b"\n")
         file.flush()
@@ -149,12 +174,43 @@ def new_key(directory: str | Path) -> str:
     return key_id
 
 
+def _id_of(path: Path) -> str:
+    return path.name.removesuffix(SUFFIX)
+
+
+def _refuse_open_directory(directory: Path) -> None:
+    """Whoever can write here can add a key that signs. A read-only file system, as secrets are mounted, is closed."""
+    try:
+        if os.name != "posix" or os.statvfs(directory).f_flag & os.ST_RDONLY:
+            return
+        mode = directory.stat().st_mode
+    except OSError as error:
+        raise KeyRingError(f"cannot read the key directory {directory.name}: {error.strerror}") from None
+    if mode & 0o022:
+        raise KeyRingError(f"others can write to the key directory {directory.name}; run: chmod go-w {directory}")
+
+
 def _read(path: Path) -> bytes:
     try:
-        if os.name == "posix" and path.stat().st_mode & 0o077:
-            raise KeyRingError(f"others can read the key file {path.name}; run: chmod 600 {path}")
-        return base64.b64decode(path.read_bytes().strip(), altchars=b"-_", validate=True)
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # a pipe must not hold the start
+        with os.fdopen(descriptor, "rb") as file:
+            _refuse_open_file(path, os.fstat(descriptor).st_mode)
+            secret = base64.b64decode(file.read(MAX_FILE_BYTES).strip(), altchars=b"-_", validate=True)
     except OSError as error:
         raise KeyRingError(f"cannot read the key file {path.name}: {error.strerror}") from None
     except ValueError:
         raise KeyRingError(f"the key file {path.name} is damaged; restore it or remove it") from None
+    if len(secret) >= MIN_BYTES and len(set(secret)) < MIN_VARIETY:
+        raise KeyRingError(f"the key file {path.name} has hardly any different bytes; make a key with: {_new(path)}")
+    return secret
+
+
+def _refuse_open_file(path: Path, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        raise KeyRingError(f"the key file {path.name} is no ordinary file")
+    if os.name == "posix" and mode & 0o077:
+        raise KeyRingError(f"others can read the key file {path.name}; run: chmod 600 {path}")
+
+
+def _new(path: Path) -> str:
+    return f"mcp-macaroon keys new {path.parent}"
