@@ -6,13 +6,24 @@ import base64
 import hashlib
 import hmac
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mcp_macaroon_middleware.errors import TokenInvalid
-from mcp_macaroon_middleware.tokens.macaroons import PREFIX, check_signature, decode, encode, from_text, sign
+from mcp_macaroon_middleware.tokens.macaroons import (
+    MAX_BYTES,
+    PREFIX,
+    RawCaveat,
+    RawMacaroon,
+    check_signature,
+    decode,
+    encode,
+    from_text,
+    sign,
+)
 
 VECTORS: dict[str, Any] = json.loads(
     (Path(__file__).parents[1] / "data" / "macaroons" / "macaroons.json").read_text(encoding="utf-8")
@@ -128,6 +139,70 @@ def test_loose_packets_and_sections_are_no_macaroon(vector: Any) -> None:
 def test_no_lenient_base64_is_accepted(vector: Any) -> None:
     with pytest.raises(TokenInvalid):
         from_text(PREFIX + vector["input"])
+
+
+@pytest.mark.parametrize("vector", VECTORS["varint"], ids=lambda vector: str(vector["n"]))
+def test_lengths_are_written_as_published_and_refused_past_the_limit(vector: Any) -> None:
+    size, written = vector["n"], bytes(vector["bytes"])
+    end = b"\x00\x00\x06\x20" + b"s" * 32
+    if size > MAX_BYTES:
+        with pytest.raises(TokenInvalid):
+            decode(b"\x02\x02" + written + b"x" * 100 + end)
+        return
+    data = b"\x02\x02" + written + b"x" * size + end
+    macaroon = RawMacaroon(location=None, identifier=b"x" * size, caveats=(), signature=b"s" * 32)
+    assert decode(data) == macaroon
+    assert encode(macaroon) == data
+
+
+@pytest.mark.threat("B03")
+@pytest.mark.parametrize("vector", VECTORS["third_party"], ids=lambda vector: vector["id"])
+def test_a_published_third_partys_caveat_is_carried_unchanged_and_refused(vector: Any) -> None:
+    vid = raw(vector.get("vid", VECTORS["third_party"][0]["vid"]))
+    before = tuple(RawCaveat(identifier=text.encode()) for text in vector["before"])
+    ticket = RawCaveat(identifier=vector["cav_id"].encode(), vid=vid, location=vector["cav_location"].encode())
+    macaroon = RawMacaroon(
+        location=vector["location"].encode(),
+        identifier=vector["identifier"].encode(),
+        caveats=(*before, ticket),
+        signature=bytes.fromhex(vector["signature"]),
+    )
+    assert decode(encode(macaroon)) == macaroon
+    with pytest.raises(TokenInvalid) as caught:
+        check_signature(vector["key"].encode(), macaroon)
+    assert caught.value.code == "discharge_missing"
+
+
+@pytest.mark.threat("A07", "A08")
+@pytest.mark.parametrize(
+    "vector", VECTORS["json_version"] + VECTORS["packet_v1"] + VECTORS["superfly"] + VECTORS["bakery_cid"]
+)
+def test_what_is_of_another_format_is_refused_labelled_or_not(vector: Any) -> None:
+    texts = [vector[name] for name in ("token", "data", "cid", "base", "result") if name in vector]
+    assert texts
+    for text in texts:
+        for spelling in (text, PREFIX + text, PREFIX + base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")):
+            with pytest.raises(TokenInvalid):
+                from_text(spelling)
+        for data in (text.encode(), b"\x02" + text.encode()):
+            with pytest.raises(TokenInvalid):
+                decode(data)
+
+
+def test_every_section_of_the_vectors_is_used() -> None:
+    text = Path(__file__).read_text(encoding="utf-8")
+    assert {name for name in VECTORS if f'VECTORS["{name}"]' not in text} == {"about"}
+
+
+def test_every_source_of_the_vectors_stands_in_the_origin_with_a_licence() -> None:
+    page = (Path(__file__).parents[1] / "data" / "macaroons" / "ORIGIN.md").read_text(encoding="utf-8")
+    named = re.findall(r'"source": "([^"]+)"', json.dumps(VECTORS))
+    projects = {
+        project for text in named for project in re.findall(r"(?:^|; )([\w.-]+/[\w.-]+) (?:[0-9a-f]{7}|issue)", text)
+    }
+    assert len(projects) == 12
+    rows = dict(re.findall(r"^\| (\S+/\S+) \|.*\| (\S+) \|$", page, re.MULTILINE))
+    assert projects == set(rows)
 
 
 @pytest.mark.threat("B03", "B04", "B06", "A14")
