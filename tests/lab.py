@@ -10,7 +10,8 @@ from typing import Any
 from mcp_macaroon_middleware import builtin
 from mcp_macaroon_middleware.builtin.memory import MemoryStore
 from mcp_macaroon_middleware.core.audit import AuditLog, SinkSlot
-from mcp_macaroon_middleware.core.plan import Plan, PlanSettings, compile_plan
+from mcp_macaroon_middleware.core.binding import PlanSettings
+from mcp_macaroon_middleware.core.plan import Plan, compile_plan
 from mcp_macaroon_middleware.core.policy_engine import PolicyEngine
 from mcp_macaroon_middleware.model import Action, Component, Kind, Principal, RequestContext, Rule
 from mcp_macaroon_middleware.plugin.contract import EnforcerType

@@ -9,7 +9,8 @@ from lab import call, lab, plan_of
 
 from mcp_macaroon_middleware.builtin.access import Names
 from mcp_macaroon_middleware.builtin.field_access import Fields
-from mcp_macaroon_middleware.core.plan import PlanSettings, compile_plan
+from mcp_macaroon_middleware.core.binding import PlanSettings
+from mcp_macaroon_middleware.core.plan import compile_plan
 from mcp_macaroon_middleware.fields import redact
 from mcp_macaroon_middleware.model import Component, Effect, Kind, Phase, Redaction, Result
 from mcp_macaroon_middleware.rules import parse_rule

@@ -6,7 +6,7 @@ import pytest
 
 from mcp_macaroon_middleware.config.policies import PlacedRule, parts_of, problem_diagnostic, read_rules
 from mcp_macaroon_middleware.config.source import parse_source, source_of
-from mcp_macaroon_middleware.core.plan import RuleProblem
+from mcp_macaroon_middleware.core.binding import RuleProblem
 from mcp_macaroon_middleware.errors import Diagnostic
 from mcp_macaroon_middleware.model import Action, Kind, Phase
 

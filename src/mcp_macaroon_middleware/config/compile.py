@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from ..core.plan import Plan, PlanSettings, RuleProblem, compile_plan
+from ..core.binding import PlanSettings, RuleProblem
+from ..core.plan import Plan, compile_plan
 from ..errors import Diagnostic, RuleError
 from ..host.discovery import Discovery, DiscoveryOptions, discover
 from ..host.registry import Registry

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ..core.plan import RuleProblem
+from ..core.binding import RuleProblem
 from ..errors import Diagnostic, RuleError
 from ..model import Phase, Place, Rule
 from ..rules import parse_rule, rule_from_mapping

@@ -10,7 +10,8 @@ from ..model import Action, Phase, Rule, Target, Verdict
 from ..plugin.contract import Check, EnforcerType, NoParams, RuleView
 from ..rules import parse_rule
 from ..tokens import VerifiedToken
-from .plan import BoundCheck, Plan, Rulebook, RuleProblem
+from .binding import BoundCheck, RuleProblem
+from .plan import Plan, Rulebook
 
 CACHED: Final = 1024
 

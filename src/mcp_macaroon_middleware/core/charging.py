@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from ..model import Charge, Effect, Refusal
 from ..plugin.contract import Amount, Store
+from .binding import BoundCheck
 from .decisions import Decision, Tally, plain_refusal
-from .plan import BoundCheck
 
 
 async def charge(store: Store, decision: Decision, operator: Tally, holder: Tally) -> Refusal | None:

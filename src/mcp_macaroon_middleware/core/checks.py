@@ -18,7 +18,8 @@ from typing import Any, Final
 from ..errors import StoreUnavailable
 from ..model import Effect, RequestContext, Result, Verdict
 from ..plugin.contract import Check, Clock, Store
-from .plan import BoundCheck, Match
+from .binding import BoundCheck
+from .plan import Match
 
 logger: Final = logging.getLogger("mcp_macaroon_middleware")
 

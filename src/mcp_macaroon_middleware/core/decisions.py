@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ..model import Challenge, Charge, Edit, Effect, Redaction, Refusal, RequestContext, Verdict
-from .plan import BoundCheck, Match, Plan
+from .binding import BoundCheck
+from .plan import Match, Plan
 
 REASONS: Final[dict[str, str]] = {
     "denied": "Access is not allowed.",

@@ -36,13 +36,14 @@ from ..rules import parse_rule
 from ..tokens import VerifiedToken
 from . import agnostic, visibility
 from .audit import AuditLog
+from .binding import BoundCheck, RuleProblem
 from .caveats import CaveatBooks
 from .charging import charge
 from .checks import Runner
 from .clock import SystemClock
 from .decisions import After, Decision, Outcome, Tally, plain_refusal, refusal_for
 from .judging import Judge
-from .plan import NO_MATCHES, BoundCheck, Match, Matches, Plan, Rulebook, RuleProblem
+from .plan import NO_MATCHES, Match, Matches, Plan, Rulebook
 from .records import Recorder
 
 __all__ = ["Decision", "Outcome", "PolicyEngine", "RequestContext"]

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from ..builtin.memory import MemoryStore
-from ..core.plan import BoundCheck, PlanSettings, RuleProblem, bind_rule
+from ..core.binding import BoundCheck, PlanSettings, RuleProblem, bind_rule
 from ..host.registry import PluginInfo, Provided, Registry
 from ..model import Action, Component, Effect, Kind, Phase, Principal, RequestContext, Result, Rule, Verdict
 from ..plugin.contract import Check, EnforcerType, Store

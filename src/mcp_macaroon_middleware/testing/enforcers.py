@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Final
 
 from ..builtin.memory import MemoryStore
-from ..core.plan import bind_params
+from ..core.binding import bind_params
 from ..errors import ResultWithheld, RuleError, StoreUnavailable
 from ..fields import redact
 from ..host.contributions import contribution_faults

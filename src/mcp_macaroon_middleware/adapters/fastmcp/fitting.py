@@ -9,7 +9,8 @@ from typing import Any
 from fastmcp import FastMCP
 from fastmcp.resources.template import ResourceTemplate, match_uri_template
 
-from ...core.plan import BoundCheck, Plan
+from ...core.binding import BoundCheck
+from ...core.plan import Plan
 from ...errors import Diagnostic
 from ...model import Component, Kind
 from ...rules import format_target, target_matches
