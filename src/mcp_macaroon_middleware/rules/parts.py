@@ -35,6 +35,7 @@ class Part:
 
 
 def split_parts(text: str) -> list[Part]:
+    """A rule's text, cut at its colons, escapes resolved. Raises `RuleError` for a lone backslash at the end."""
     parts: list[Part] = []
     value: list[str] = []
     start = index = 0
@@ -82,11 +83,13 @@ def located(read: Any, part: Part) -> Any:
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
+    """A "did you mean" for a misspelt word, or an empty text."""
     near = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def refuse_control_characters(text: str) -> None:
+    """Raises `RuleError` at the first character that is not printable text on one line."""
     for index, char in enumerate(text):
         if ord(char) < 32 or 127 <= ord(char) < 160 or char in "\u2028\u2029":
             raise RuleError("a control character; rules are one line of printable text", offset=index)

@@ -45,6 +45,7 @@ def claim_text(value: Any) -> str | None:
 
 
 def read_texts(value: Any, key: str, *, scalars: bool = False) -> tuple[str, ...]:
+    """A text or a list of texts, as a tuple; with `scalars` numbers and switches too. Raises `RuleError`."""
     items: Sequence[Any] = value if isinstance(value, list | tuple) else (value,)
     texts = tuple(item if isinstance(item, str) else claim_text(item) if scalars else None for item in items)
     if any(not text for text in texts):
@@ -61,6 +62,7 @@ def some_texts(value: Any, key: str, *, scalars: bool = False) -> tuple[str, ...
 
 
 def selector_mapping(selector: Selector) -> dict[str, Any]:
+    """A selector as the long form writes it."""
     mapping: dict[str, Any] = {
         key: list(texts)
         for key, texts in (("subject", selector.subject), ("role", selector.role), ("client", selector.client))

@@ -25,6 +25,7 @@ def parse_target(text: str) -> Target:
 
 
 def pattern_of(kind: Kind, text: str) -> str:
+    """The pattern as it is compared: a resource's URI in its one spelling."""
     return normal_uri(text) if kind is Kind.RESOURCE else text
 
 

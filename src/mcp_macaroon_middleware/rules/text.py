@@ -94,6 +94,7 @@ def _phase(part: Part) -> Phase:
 
 
 def read_action(part: Part) -> Action:
+    """The action that a part names. Raises `RuleError` with the right word."""
     if part.value in set(Action):
         return Action(part.value)
     actions = [action.value for action in Action]
@@ -106,6 +107,7 @@ def read_action(part: Part) -> Action:
 
 
 def read_policy(part: Part) -> str:
+    """The policy that a part names. Raises `RuleError` for what cannot be one."""
     if _NAME.match(part.value):
         return part.value
     raise RuleError(
