@@ -172,6 +172,16 @@ def test_the_readmes_own_policy_decides(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_the_readmes_token_is_minted_narrowed_and_verified(tmp_path: Path) -> None:
+    from mcp_macaroon_middleware.tokens.keys import new_key
+
+    new_key(tmp_path / "keys")
+    (tmp_path / "token.txt.py").write_text(blocks("python")[3], encoding="utf-8")
+    done = python("import runpy; runpy.run_path('token.txt.py')", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "('bf:*:tool_access:only:read_*', 'af:read_mail:field_access:deny:body')"
+
+
 def test_every_command_of_the_readme_exists() -> None:
     commands = set(re.findall(r"mcp-macaroon (check|protect|plugins list|keys new|keys list|schema|demo)", README))
     for command in sorted(commands):

@@ -16,6 +16,7 @@ __version__: Final = "3.0.0a1"
 
 if TYPE_CHECKING:
     from .adapters.fastmcp import Guard, MacaroonMiddleware, guard
+    from .core.holders import attenuate, mint
     from .core.policy_engine import PolicyEngine
     from .errors import (
         ApprovalRequired,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     )
     from .model import ActionType, Caveat, ExecutionPhase, RequestContext
     from .plugin import enforcer, policy_enforcer
-    from .tokens import KeyRing, VerifiedToken, attenuate, mint, verify
+    from .tokens import KeyRing, VerifiedToken, verify
 
 _HOMES: Final[dict[str, str]] = {
     "Guard": "adapters.fastmcp",
@@ -48,8 +49,8 @@ _HOMES: Final[dict[str, str]] = {
     "policy_enforcer": "plugin",
     "KeyRing": "tokens",
     "VerifiedToken": "tokens",
-    "attenuate": "tokens",
-    "mint": "tokens",
+    "attenuate": "core.holders",
+    "mint": "core.holders",
     "verify": "tokens",
 }
 
