@@ -64,8 +64,8 @@ async def _serve(
         command[0], list(command[1:]), env=environment, cwd=str(cwd) if cwd is not None else None
     )
     try:
-        await _started(transport, command[0])
         proxy: Any = create_proxy(transport, name=name, mode="auto")
+        await _started(proxy, command[0])
         bound = await bind(proxy, runtime)
         for line in bound.report.lines():
             print(f"mcp-macaroon: {line}", file=sys.stderr)
@@ -75,12 +75,10 @@ async def _serve(
         await runtime.close()
 
 
-async def _started(transport: Any, command: str) -> None:
-    """Starts the server and speaks to it once. Raises `BindError` where that cannot be done."""
-    from fastmcp import Client
-
+async def _started(proxy: Any, command: str) -> None:
+    """Starts the server, by speaking to it once. Raises `BindError` where that cannot be done."""
     try:
-        async with Client(transport, init_timeout=START):
+        async with asyncio.timeout(START), proxy.client_factory():
             return
     except Exception as error:
         raise BindError(
