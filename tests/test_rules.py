@@ -205,7 +205,8 @@ def test_a_pattern_of_many_stars_is_matched_without_backtracking() -> None:
         ({"before": "x", "policy": "p", "action": "deny", "scopes": ["ever"]}, "unknown scope"),
         ({"before": "x", "policy": "p", "action": "deny", "expiry": -1}, "whole number"),
         ({"before": "x", "policy": "p", "action": "deny", "expiry": True}, "whole number"),
-        ({"before": "x", "policy": "p", "action": "deny", "dynamic": "yes"}, "true or false"),
+        ({"before": "x", "policy": "p", "action": "deny", "dynamic": "yes"}, "dynamic is true"),
+        ({"before": "x", "policy": "p", "action": "deny", "dynamic": False}, "cannot be kept yet"),
         ({"before": "x", "policy": "p", "action": "deny", "expires": "2030"}, "not an instant"),
     ],
 )

@@ -151,7 +151,7 @@ def _long_rule(schema: _Schema, registry: Registry) -> Schema:
             "scopes": {"type": "array", "items": {"enum": list(SCOPES)}},
             "expiry": {"type": "integer", "minimum": 1},
             "secret": _TEXTS,
-            "dynamic": {"type": "boolean"},
+            "dynamic": {"const": True},
         },
         "allOf": [_condition(schema, registry.enforcers[name].contribution) for name in names],
     }

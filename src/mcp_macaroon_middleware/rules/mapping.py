@@ -58,7 +58,7 @@ def rule_from_mapping(mapping: Mapping[str, Any], *, place: Place | None = None)
         scopes=_scopes(mapping.get("scopes", ())),
         expiry=_seconds(mapping.get("expiry")),
         secret=read_texts(mapping.get("secret", ()), "secret"),
-        dynamic=_flag(mapping.get("dynamic", False)),
+        dynamic=_dynamic(mapping["dynamic"]) if "dynamic" in mapping else False,
         place=place or Place(),
     )
     return replace(rule, text=_one_line(rule))
@@ -134,10 +134,16 @@ def _seconds(value: Any) -> int | None:
     return value
 
 
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise RuleError("dynamic is true or false")
-    return value
+def _dynamic(value: Any) -> bool:
+    """`dynamic: true`. To keep a rule to what is known at the start cannot be done yet, so asking for it is refused."""
+    if value is False:
+        raise RuleError(
+            "dynamic: false, which would keep a rule to what is known at the start, cannot be kept yet",
+            hint="leave it out; deny what must not appear, or name what may be used",
+        )
+    if value is not True:
+        raise RuleError("dynamic is true")
+    return True
 
 
 def _text(mapping: Mapping[str, Any], key: str) -> str:
