@@ -635,3 +635,12 @@ def test_the_builtin_enforcers_are_the_documented_ones() -> None:
     assert {t.name for t in builtins()} == {"tool_access", "field_access", "rate_limit", "allow_attempts"}
     assert Edit() == Edit()
     assert DENY is Action.DENY
+
+
+@pytest.mark.parametrize("arguments", [{"x": "\ud800"}, {"\ud800": "x"}, {"x": ["\ud800"]}])
+async def test_L6_text_that_utf8_cannot_say_is_recorded_like_any_other(arguments: dict[str, Any]) -> None:
+    room = lab(["bf:t:tool_access:allow"])
+    decision = await room.engine.decide(call("t", arguments), raw=arguments)
+    assert decision.allowed
+    await room.engine.finish(decision, Result.of(1))
+    assert len(room.records.finals()) == 1

@@ -122,11 +122,16 @@ class AuditLog:
 
     def digest(self, name: str, value: Any) -> str:
         """A keyed digest of one argument: equal for equal values, and not to be reversed without the key."""
-        if value is None or isinstance(value, str | int | float):
+        # A lone surrogate is JSON that a client can send, and nothing that UTF-8 can say: json.dumps escapes it.
+        if name.isascii() and (value is None or isinstance(value, int | float) or _is_ascii(value)):
             text = to_json([name, value])
         else:
             text = json.dumps([name, value], sort_keys=True, default=_plain).encode()
         return "hmac:" + hmac.digest(self._key, text, "sha256").hex()[:DIGEST_CHARACTERS]
+
+
+def _is_ascii(value: Any) -> bool:
+    return isinstance(value, str) and value.isascii()
 
 
 def _plain(value: Any) -> Any:
