@@ -1,10 +1,10 @@
-"""The first-party plugin: enforcers, the memory store and audit sinks, through the hooks that any plugin uses."""
+"""The first-party plugin: enforcers, stores, audit sinks and approvers, through the hooks that any plugin uses."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..plugin import AuditSinkType, EnforcerType, StoreType, hookimpl
+from ..plugin import ApproverType, AuditSinkType, EnforcerType, StoreType, hookimpl
 
 
 @hookimpl
@@ -29,3 +29,11 @@ def macaroon_audit_sinks() -> Iterable[AuditSinkType]:
     from . import jsonl_sink, log_sink
 
     return (log_sink.TYPE, jsonl_sink.TYPE)
+
+
+@hookimpl
+def macaroon_approvers() -> Iterable[ApproverType]:
+    """`mcp` and `auto`."""
+    from . import auto_approver, mcp_approver
+
+    return (mcp_approver.TYPE, auto_approver.TYPE)

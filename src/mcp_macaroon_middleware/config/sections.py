@@ -40,6 +40,7 @@ class Sections:
     enforcers: Mapping[str, Any] = field(default_factory=dict, repr=False)
     sinks: Mapping[str, Any] = field(default_factory=dict, repr=False)
     stores: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    approvers: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 def section_models(registry: Registry) -> dict[str, type[BaseModel]]:
@@ -132,7 +133,7 @@ def audience_missing(source: Source) -> Diagnostic:
 
 
 def _contributions(registry: Registry) -> Iterable[tuple[str, Provided[Any]]]:
-    for table in (registry.enforcers, registry.stores, registry.sinks):
+    for table in (registry.enforcers, registry.stores, registry.sinks, registry.approvers):
         yield from table.items()
 
 
@@ -191,7 +192,13 @@ def _by_contribution(registry: Registry, named: Mapping[str, Any]) -> Sections:
             if provided.contribution.settings is not None and (section := section_name(provided.plugin, name)) in named
         }
 
-    return Sections(named=named, enforcers=of(registry.enforcers), sinks=of(registry.sinks), stores=of(registry.stores))
+    return Sections(
+        named=named,
+        enforcers=of(registry.enforcers),
+        sinks=of(registry.sinks),
+        stores=of(registry.stores),
+        approvers=of(registry.approvers),
+    )
 
 
 def _shows(reference: Reference, scheme: str) -> bool:

@@ -16,9 +16,9 @@ from typing import Any, Final
 
 import pluggy
 
-from ..model import Action, Phase
+from ..model import Action, Assurance, Phase
 from ..plugin import API_VERSION, hookspecs
-from ..plugin.contract import AuditSinkType, Contribution, EnforcerType, Params, Settings, StoreType
+from ..plugin.contract import ApproverType, AuditSinkType, Contribution, EnforcerType, Params, Settings, StoreType
 from ..plugin.decorators import NAME, application_enforcers, module_of
 from .faults import cause, one_line
 from .registry import kind_of, label_of, name_of, nearest
@@ -29,6 +29,7 @@ _RETURNS: Final[dict[str, type[Any]]] = {
     "macaroon_enforcers": EnforcerType,
     "macaroon_stores": StoreType,
     "macaroon_audit_sinks": AuditSinkType,
+    "macaroon_approvers": ApproverType,
 }
 _SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]*\Z")
 
@@ -58,7 +59,7 @@ def gather(module: ModuleType, *, builtin: bool = False) -> Gathered:
         gathered.faults.append(f"it is for version {one_line(version)} of the plugin contract, not {API_VERSION}")
         return gathered
     for value in list(vars(module).values()):
-        if isinstance(value, EnforcerType | StoreType | AuditSinkType):
+        if isinstance(value, EnforcerType | StoreType | AuditSinkType | ApproverType):
             gathered.add(value, builtin=builtin)
     for made in application_enforcers():
         if belongs_to(made, module.__name__):
@@ -161,6 +162,8 @@ def contribution_faults(contribution: Contribution, *, builtin: bool = False) ->
         return
     if not callable(contribution.open):
         yield f"{label}: open cannot be called"
+    if isinstance(contribution, ApproverType):
+        yield from (f"{label}: {fault}" for fault in _approver_faults(contribution))
     if isinstance(contribution, AuditSinkType) and not _is_model(contribution.options, Settings):
         yield f"{label}: options is not a subclass of Settings"
 
@@ -186,6 +189,15 @@ def _enforcer_faults(enforcer: EnforcerType, *, builtin: bool) -> Iterator[str]:
         yield "a constant check cannot be async"
     if enforcer.grants and not builtin:
         yield "only tool_access grants; every other policy only restricts"
+
+
+def _approver_faults(approver: ApproverType) -> Iterator[str]:
+    if not isinstance(approver.assurance, Assurance):
+        yield "assurance is no Assurance"
+    elif approver.in_band and approver.assurance > Assurance.CLIENT:
+        yield "an answer that comes through the caller's client proves no more than Assurance.CLIENT"
+    if isinstance(approver.most, bool) or not isinstance(approver.most, int) or approver.most < 1:
+        yield "most is no number of characters"
 
 
 def _is_model(value: object, base: type) -> bool:

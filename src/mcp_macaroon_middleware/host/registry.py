@@ -7,13 +7,20 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Final, Generic, Literal, TypeVar
 
 from ..errors import Diagnostic
-from ..plugin.contract import AuditSinkType, Contribution, EnforcerType, StoreType
+from ..plugin.contract import ApproverType, AuditSinkType, Contribution, EnforcerType, StoreType
 from ..plugin.decorators import place_of
 
 T = TypeVar("T", bound=Contribution)
+
+KINDS: Final[Mapping[str, type[Contribution]]] = {
+    "enforcer": EnforcerType,
+    "store": StoreType,
+    "sink": AuditSinkType,
+    "approver": ApproverType,
+}
 
 Status = Literal["loaded", "disabled", "not allowed", "failed"]
 
@@ -24,7 +31,7 @@ class PluginInfo:
 
     `distribution` and `version` are empty for application code and for files; `editable_path` is the folder of an
     editable installation, or the file itself. `provides` names contributions as `enforcer NAME`, `store SCHEME`,
-    `sink NAME`.
+    `sink NAME`, `approver NAME`.
     """
 
     name: str
@@ -59,6 +66,7 @@ class Registry:
     enforcers: Mapping[str, Provided[EnforcerType]] = field(default_factory=dict)
     stores: Mapping[str, Provided[StoreType]] = field(default_factory=dict)
     sinks: Mapping[str, Provided[AuditSinkType]] = field(default_factory=dict)
+    approvers: Mapping[str, Provided[ApproverType]] = field(default_factory=dict)
 
     def enforcer(self, name: str) -> EnforcerType | None:
         """The enforcer that rules call `name`, or None."""
@@ -77,10 +85,8 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
 
 def kind_of(contribution: Contribution) -> str:
-    """What a contribution is: `enforcer`, `store` or `sink`."""
-    if isinstance(contribution, EnforcerType):
-        return "enforcer"
-    return "store" if isinstance(contribution, StoreType) else "sink"
+    """What a contribution is: `enforcer`, `store`, `sink` or `approver`."""
+    return next(kind for kind, type_ in KINDS.items() if isinstance(contribution, type_))
 
 
 def name_of(contribution: Contribution) -> str:
@@ -104,7 +110,7 @@ class Conflict:
 
 def build_registry(given: Iterable[tuple[PluginInfo, Contribution]]) -> tuple[Registry, tuple[Conflict, ...]]:
     """Files contributions by kind and name. One name given twice is a conflict, and stays out."""
-    tables: dict[str, dict[str, Provided[Any]]] = {"enforcer": {}, "store": {}, "sink": {}}
+    tables: dict[str, dict[str, Provided[Any]]] = {kind: {} for kind in KINDS}
     conflicts: dict[tuple[str, str], list[Conflict]] = {}
     for plugin, contribution in given:
         kind, name = kind_of(contribution), name_of(contribution)
@@ -118,6 +124,7 @@ def build_registry(given: Iterable[tuple[PluginInfo, Contribution]]) -> tuple[Re
         enforcers=MappingProxyType(tables["enforcer"]),
         stores=MappingProxyType(tables["store"]),
         sinks=MappingProxyType(tables["sink"]),
+        approvers=MappingProxyType(tables["approver"]),
     )
     return registry, tuple(conflict for some in conflicts.values() for conflict in some)
 

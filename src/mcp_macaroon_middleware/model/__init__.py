@@ -4,7 +4,20 @@ Data here is immutable on purpose: a check, a plugin or an adapter can look at i
 change what another part sees (laws L1 and L2).
 """
 
-from .answers import ALLOW, Challenge, Charge, Edit, Question, Redaction, Refusal, Verdict
+from .answers import ALLOW, Charge, Edit, Question, Redaction, Refusal, Verdict
+from .approvals import (
+    DENY,
+    ONCE,
+    PERIOD,
+    SCOPES,
+    Answer,
+    Assurance,
+    Challenge,
+    Choice,
+    Grant,
+    Reply,
+    ShownArgument,
+)
 from .requests import Message, RequestContext, Result, request_ids
 from .rules import Caveat, Place, Rule, Target
 from .subjects import NO_COMPONENT, NOBODY, Caller, Component, Principal, Selector
@@ -14,30 +27,40 @@ __all__ = [
     "ALLOW",
     "Action",
     "ActionType",
+    "Answer",
+    "Assurance",
     "Caller",
     "Caveat",
     "Challenge",
     "Charge",
+    "Choice",
     "Component",
+    "DENY",
     "EMPTY",
     "Edit",
     "Effect",
     "ExecutionPhase",
+    "Grant",
     "JSON",
     "Kind",
     "Message",
     "NOBODY",
     "NO_COMPONENT",
+    "ONCE",
+    "PERIOD",
     "Phase",
     "Place",
     "Principal",
     "Question",
     "Redaction",
     "Refusal",
+    "Reply",
     "RequestContext",
     "Result",
     "Rule",
+    "SCOPES",
     "Selector",
+    "ShownArgument",
     "Target",
     "Verdict",
     "frozen",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from .words import Effect, Phase
+from .words import Effect
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,16 +102,6 @@ class Verdict:
 
 
 ALLOW: Final = Verdict(effect=Effect.ALLOW)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Challenge:
-    """A question that must be answered before a call may go on: one for each approver."""
-
-    id: str
-    approver: str
-    phase: Phase
-    questions: tuple[Question, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

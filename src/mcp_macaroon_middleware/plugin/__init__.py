@@ -8,7 +8,8 @@ A plugin is a Python module. Its distribution names it once, in `pyproject.toml`
 The entry point's name is the plugin's name, and the name of its section under `plugins:` in the policy file.
 
 The module contributes what it holds: each `EnforcerType`, which `@enforcer` makes of one function, and whatever its
-`@hookimpl` functions (`macaroon_enforcers`, `macaroon_stores`, `macaroon_audit_sinks`) yield. Hooks are called once,
+`@hookimpl` functions (`macaroon_enforcers`, `macaroon_stores`,
+`macaroon_audit_sinks`, `macaroon_approvers`) yield. Hooks are called once,
 at start. Requests run on the descriptions that were yielded then, so a plugin cannot change a decision later, and
 installing one adds policies that rules can name, and decides nothing until a rule names one.
 
@@ -30,11 +31,18 @@ from typing import Final
 from ..errors import AuditUnavailable, MacaroonError, PluginError, PolicyViolationError, RuleError, StoreUnavailable
 from ..fields import is_present, parse_path
 from ..model import (
+    DENY,
     JSON,
+    ONCE,
+    PERIOD,
     Action,
+    Answer,
+    Assurance,
     Caller,
     Caveat,
+    Challenge,
     Charge,
+    Choice,
     Component,
     Edit,
     Effect,
@@ -43,8 +51,10 @@ from ..model import (
     Phase,
     Principal,
     Question,
+    Reply,
     RequestContext,
     Result,
+    ShownArgument,
     Target,
     Verdict,
     thawed,
@@ -53,6 +63,9 @@ from ..rules import glob_matches, parse_target, target_matches
 from .contract import (
     Added,
     Amount,
+    Approver,
+    ApproverContext,
+    ApproverType,
     AuditSink,
     AuditSinkType,
     Check,
@@ -60,8 +73,11 @@ from .contract import (
     Clock,
     EnforcerType,
     Entry,
+    Form,
+    FormField,
     NoParams,
     Params,
+    Pending,
     RuleView,
     Settings,
     SinkContext,
@@ -130,6 +146,22 @@ __all__ = [
     "AuditSink",
     "AuditSinkType",
     "SinkContext",
+    # approvers
+    "Approver",
+    "ApproverContext",
+    "ApproverType",
+    "Assurance",
+    "Challenge",
+    "Choice",
+    "ShownArgument",
+    "Answer",
+    "Reply",
+    "Pending",
+    "Form",
+    "FormField",
+    "DENY",
+    "ONCE",
+    "PERIOD",
     # errors
     "MacaroonError",
     "AuditUnavailable",

@@ -1,4 +1,4 @@
-"""What plugins implement and what they are handed: `Check`, `Store`, `AuditSink`. Nothing here runs a plugin.
+"""What plugins implement and are handed: `Check`, `Store`, `AuditSink`, `Approver`. Nothing here runs a plugin.
 
 A check sees the request, its own rule and its own part of the store. It never sees a token, a caveat or another
 check's verdict, so it cannot depend on them (law L1).
@@ -6,6 +6,7 @@ check's verdict, so it cannot depend on them (law L1).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,7 +15,22 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
-from ..model import Action, Edit, Effect, Phase, Question, RequestContext, Result, Target, Verdict
+from ..model import (
+    Action,
+    Answer,
+    Assurance,
+    Challenge,
+    Choice,
+    Edit,
+    Effect,
+    Phase,
+    Question,
+    Reply,
+    RequestContext,
+    Result,
+    Target,
+    Verdict,
+)
 
 
 class Params(BaseModel):
@@ -271,4 +287,93 @@ class AuditSinkType:
     summary: str = ""
 
 
-Contribution = EnforcerType | StoreType | AuditSinkType
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FormField:
+    """One choice on a form. `name` is the key of the answer; `default` is the choice that a client preselects.
+
+    Raises `ValueError` for a name that asks for a credential: forms travel through client programs (MCP 2025-11-25,
+    elicitation: servers must not request sensitive information).
+    """
+
+    name: str
+    title: str
+    options: tuple[Choice, ...]
+    default: str
+
+    def __post_init__(self) -> None:
+        if not _FIELD.match(self.name) or _CREDENTIAL.search(self.name):
+            raise ValueError(f"{self.name!r} cannot be a field of a form")
+        if self.default not in [option.name for option in self.options]:
+            raise ValueError(f"the default of {self.name!r} is none of its options")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """What the adapter shows through the client: a text and required choices. It is rendered for each protocol."""
+
+    message: str
+    fields: tuple[FormField, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pending:
+    """The approver's question goes through the client: the adapter puts `form` on the wire and brings the reply."""
+
+    form: Form
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApproverContext:
+    """What an approver is told when it is opened. `mode` is `enforce` or `shadow`, `timeout` in seconds."""
+
+    audience: str
+    settings: Any = None
+    mode: str = "enforce"
+    timeout: float = 120.0
+
+
+class Approver(Protocol):
+    """Asks people. It sees challenges and nothing else: no request, no token, no store.
+
+    A fault of any kind is no approval. `ask` may be called for several challenges at once.
+    """
+
+    def available(self) -> bool:
+        """Whether somebody can be asked just now. It must not wait."""
+
+    async def ask(self, challenge: Challenge) -> Answer | Pending:
+        """The answer, or a form for the adapter to carry.
+
+        An approver that asks out of band waits here for its person; it is cancelled at the end of the time, or when
+        the caller goes away, and must then withdraw its question.
+        """
+
+    def read(self, challenge: Challenge, reply: Reply) -> Answer:
+        """What a client's reply to the form says. Only `ApproverType.in_band` approvers are given one."""
+
+    async def close(self) -> None:
+        """Withdraws every open question and releases what it holds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApproverType:
+    """A contribution: a way to ask people, by the name that `approver:` and `config.approvals` use.
+
+    `in_band`: it answers with a form that the caller's own client shows. `assurance` says how sure it is that a person
+    answered. `most` is the number of characters that it can show whole; a longer question is never put to it. `open`
+    raises `PluginError` where it cannot work at all, which stops the start.
+    """
+
+    name: str
+    open: Callable[[ApproverContext], Approver]
+    assurance: Assurance
+    in_band: bool = False
+    most: int = 100_000
+    settings: type[Settings] | None = None
+    summary: str = ""
+
+
+_FIELD = re.compile(r"[a-z][a-z0-9_]{0,63}\Z")
+_CREDENTIAL = re.compile(r"passw|secret|token|credential|api_?key|private|otp|pin\b|cvv|ssn|card")
+
+Contribution = EnforcerType | StoreType | AuditSinkType | ApproverType

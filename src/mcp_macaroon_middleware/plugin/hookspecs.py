@@ -11,7 +11,7 @@ from typing import Final
 
 import pluggy
 
-from .contract import AuditSinkType, EnforcerType, StoreType
+from .contract import ApproverType, AuditSinkType, EnforcerType, StoreType
 
 PROJECT: Final = "mcp_macaroon_middleware"
 
@@ -34,4 +34,10 @@ def macaroon_stores() -> Iterable[StoreType]:
 @hookspec
 def macaroon_audit_sinks() -> Iterable[AuditSinkType]:
     """The kinds of audit sink that this plugin provides, for `config.audit`."""
+    return ()
+
+
+@hookspec
+def macaroon_approvers() -> Iterable[ApproverType]:
+    """The ways to ask people that this plugin provides, for `approver:` in rules and `config.approvals`."""
     return ()
