@@ -17,10 +17,10 @@ def macaroon_enforcers() -> Iterable[EnforcerType]:
 
 @hookimpl
 def macaroon_stores() -> Iterable[StoreType]:
-    """`memory`."""
-    from . import memory
+    """`memory`, `redis` and `rediss`."""
+    from . import memory, redis_store
 
-    return (memory.TYPE,)
+    return (memory.TYPE, redis_store.REDIS, redis_store.REDISS)
 
 
 @hookimpl
@@ -33,7 +33,7 @@ def macaroon_audit_sinks() -> Iterable[AuditSinkType]:
 
 @hookimpl
 def macaroon_approvers() -> Iterable[ApproverType]:
-    """`mcp` and `auto`."""
-    from . import auto_approver, mcp_approver
+    """`mcp`, `console` and `auto`."""
+    from . import auto_approver, console_approver, mcp_approver
 
-    return (mcp_approver.TYPE, auto_approver.TYPE)
+    return (mcp_approver.TYPE, console_approver.TYPE, auto_approver.TYPE)
