@@ -1,0 +1,238 @@
+"""The connections of one event loop to a redis server. It never sends an operation twice, and never waits for long.
+
+What fails in any way is `StoreUnavailable` with a text of ours: neither the server's words nor the address are in it.
+A connection that an operation did not finish on is closed, so that no answer is ever read for another question.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+from redis.asyncio import Connection, SSLConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, ResponseError
+
+from ..plugin import StoreUnavailable
+from .redis_address import RedisAddress
+from .redis_faults import eviction_policy, fault
+from .redis_scripts import CHECK, Script
+
+logger: Final = logging.getLogger("mcp_macaroon_middleware")
+
+CONNECTIONS: Final = 16
+FIRST_PAUSE: Final = 0.05
+LONGEST_PAUSE: Final = 1.0
+GOODBYE: Final = 0.5
+CLOSED: Final = "the redis store is closed"
+_KEEPS_ALL: Final = "noeviction"
+
+
+class Link:
+    """Up to `CONNECTIONS` connections, made when they are needed, in the event loop that is running.
+
+    `timeout`, in seconds, is the whole time of an operation, waiting and connecting included. While the server cannot
+    be reached, operations fail at once, but for one that tries it again, after pauses of `LONGEST_PAUSE` at most.
+    """
+
+    def __init__(self, address: RedisAddress, *, timeout: float, max_waiting: int, allow_eviction: bool) -> None:
+        self._address = address
+        self._timeout = timeout
+        self._max = max_waiting
+        self._allow_eviction = allow_eviction
+        self._loop = asyncio.get_running_loop()
+        self._idle: list[Connection] = []
+        self._all: set[Connection] = set()
+        self._slots = asyncio.Semaphore(CONNECTIONS)
+        self._door = asyncio.Lock()
+        self._waiting = 0
+        self._failures = 0
+        self._not_before = 0.0
+        self._fault = ""
+        self._policy: str | None = _KEEPS_ALL
+        self._tls: Any = None
+        self._life: AsyncGenerator[None, None] | None = None
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"Link(connections={len(self._all)}, waiting={self._waiting})"
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing can be asked here any more: it was closed, or its event loop was."""
+        return self._closed or self._loop.is_closed()
+
+    async def run(self, script: Script, keys: Sequence[bytes], arguments: Sequence[bytes | int] = ()) -> Any:
+        """The server's reply. Raises `StoreUnavailable`, and then nobody knows whether the script has run."""
+        if self._closed:
+            raise StoreUnavailable(CLOSED)
+        if self._waiting >= self._max:
+            raise StoreUnavailable("too many operations wait for the redis server")
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(self._timeout) as limit, self._slots:
+                connection = await self._connection(limit)
+                return await self._converse(limit, connection, script, keys, arguments)
+        except StoreUnavailable:
+            raise
+        except Exception as error:  # whatever happened, there is no answer
+            why = CLOSED if self._closed else fault(error)
+        finally:
+            self._waiting -= 1
+        raise StoreUnavailable(why)
+
+    async def close(self) -> None:
+        """Closes every connection; what is under way on them fails."""
+        if not self._closed:
+            self._closed = True
+            if self._life is not None:
+                await self._life.aclose()
+
+    async def _converse(
+        self,
+        limit: asyncio.Timeout,
+        connection: Connection,
+        script: Script,
+        keys: Sequence[bytes],
+        arguments: Sequence[bytes | int],
+    ) -> Any:
+        """One question and its answer. A connection that fails or hangs takes the idle ones with it."""
+        finished = cancelled = False
+        try:
+            reply = await _evaluate(connection, script, keys, arguments)
+            finished = True
+            return reply
+        except ResponseError:
+            finished = True
+            raise
+        except asyncio.CancelledError:
+            cancelled = not limit.expired()
+            raise
+        finally:
+            if finished and not self._closed:
+                self._idle.append(connection)
+            else:
+                await self._drop([connection] if cancelled else [connection, *self._idle])
+
+    async def _connection(self, limit: asyncio.Timeout) -> Connection:
+        """A connection that is ready for a question; one at a time is made."""
+        async with self._door:
+            while self._idle:
+                connection = self._idle.pop()
+                if await _is_quiet(connection):
+                    return connection
+                await self._drop([connection])
+            if self._closed:
+                raise StoreUnavailable(CLOSED)
+            if self._loop.time() < self._not_before:
+                raise StoreUnavailable(self._fault)
+            return await self._connect(limit)
+
+    async def _connect(self, limit: asyncio.Timeout) -> Connection:
+        connection: Connection | None = None
+        try:
+            connection = await self._fresh()
+            self._all.add(connection)
+            connect: Any = connection.connect  # it has no annotations
+            await connect()
+            await self._check(connection)
+        except BaseException as error:
+            await self._drop([connection] if connection is not None else [])
+            if isinstance(error, Exception):
+                self._failed(error)
+            elif limit.expired():
+                self._failed(TimeoutError())
+            raise
+        if self._failures:
+            logger.info("the redis store is available again")
+        self._failures = 0
+        return connection
+
+    async def _fresh(self) -> Connection:
+        """A new connection object. Certificates are read once, away from the event loop."""
+        if self._life is None:
+            self._life = self._lifetime()
+            await anext(self._life)
+        options = self._address.options()
+        if not self._address.tls:
+            return Connection(retry=Retry(NoBackoff(), 0), **options)
+        connection = SSLConnection(retry=Retry(NoBackoff(), 0), **options)
+        if self._tls is None:
+            await asyncio.to_thread(connection.ssl_context.get)
+            self._tls = connection.ssl_context
+        connection.ssl_context = self._tls
+        return connection
+
+    async def _check(self, connection: Connection) -> None:
+        """Raises for a server that runs no scripts, and `StoreUnavailable` for one that may forget any key."""
+        await connection.send_command("INFO", "memory")
+        policy = None
+        with suppress(ResponseError):  # a user may be kept from INFO
+            policy = eviction_policy(await connection.read_response())
+        await _evaluate(connection, CHECK, (), ())
+        if policy is not None and policy.startswith("allkeys-") and not self._allow_eviction:
+            raise StoreUnavailable(
+                f"the redis server may forget any key (maxmemory-policy {policy}); set {_KEEPS_ALL} there"
+            )
+        if policy not in (self._policy, _KEEPS_ALL):
+            logger.warning("the redis server may forget keys: its maxmemory-policy is %s", policy or "not told")
+        self._policy = policy
+
+    def _failed(self, error: Exception) -> None:
+        """Notes that the server cannot be used, and until when nobody tries."""
+        self._fault = str(error) if isinstance(error, StoreUnavailable) else fault(error)
+        if not self._failures:
+            logger.warning("the redis store is unavailable: %s", self._fault)
+        self._not_before = self._loop.time() + min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(self._failures, 10))
+        self._failures += 1
+
+    async def _drop(self, connections: Iterable[Connection]) -> None:
+        """Closes connections without waiting for the other side."""
+        for connection in list(connections):
+            if connection in self._idle:
+                self._idle.remove(connection)
+            self._all.discard(connection)
+            with suppress(Exception):
+                await connection.disconnect(nowait=True)
+
+    async def _lifetime(self) -> AsyncGenerator[None, None]:
+        """Ends with the event loop at the latest: a loop ends its generators before it is closed."""
+        try:
+            yield
+        finally:
+            self._closed = True
+            there, self._all = self._all, set()
+            self._idle.clear()
+            await asyncio.gather(*(_part(connection) for connection in there))
+
+
+async def _evaluate(
+    connection: Connection, script: Script, keys: Sequence[bytes], arguments: Sequence[bytes | int]
+) -> Any:
+    """Runs `script`. Its text goes over only after the server said that it does not know it, and so did nothing."""
+    await connection.send_command("EVALSHA", script.digest, len(keys), *keys, *arguments)
+    try:
+        return await connection.read_response()
+    except NoScriptError:
+        pass
+    await connection.send_command("EVAL", script.source, len(keys), *keys, *arguments)
+    return await connection.read_response()
+
+
+async def _is_quiet(connection: Connection) -> bool:
+    """Whether nothing came since the last answer: no end of the connection, no answer to a question of before."""
+    look: Any = getattr(connection, "can_read", None) or connection.can_read_destructive
+    try:
+        return not await look()
+    except Exception:  # it is not usable, whatever the reason
+        return False
+
+
+async def _part(connection: Connection) -> None:
+    with suppress(Exception):
+        async with asyncio.timeout(GOODBYE):
+            await connection.disconnect()

