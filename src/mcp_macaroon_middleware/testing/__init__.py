@@ -1,4 +1,4 @@
-"""Conformance suites for authors of plugins: what the framework promises of an enforcer, a store, a sink, as tests.
+"""Conformance suites for authors of plugins: what the framework needs of what a plugin contributes, as tests.
 
 Subclass a suite in a test module, give it the thing to test, and run pytest; nothing else is needed, async methods
 included. Names are loaded when first used, so that pytest, which imports a module of this package at every start, loads
@@ -17,13 +17,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from .approvers import ApproverContract
     from .cases import Case
+    from .challenges import sample_challenges
     from .enforcers import EnforcerContract
     from .fakes import BrokenStore, FixedClock, Records
     from .sinks import AuditSinkContract
     from .stores import StoreContract
 
 __all__ = [
+    "ApproverContract",
     "AuditSinkContract",
     "BrokenStore",
     "Case",
@@ -31,9 +34,11 @@ __all__ = [
     "FixedClock",
     "Records",
     "StoreContract",
+    "sample_challenges",
 ]
 
 _HOMES: Final = {
+    "ApproverContract": "approvers",
     "AuditSinkContract": "sinks",
     "BrokenStore": "fakes",
     "Case": "cases",
@@ -41,6 +46,7 @@ _HOMES: Final = {
     "FixedClock": "fakes",
     "Records": "fakes",
     "StoreContract": "stores",
+    "sample_challenges": "challenges",
 }
 
 
