@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
+
+import pytest
+
+from mcp_macaroon_middleware.builtin.redis_store import REDIS, REDISS, RedisSettings
+from mcp_macaroon_middleware.errors import StoreUnavailable
+from mcp_macaroon_middleware.plugin import Amount, Store, StoreContext
 
 
 def _valkey() -> str | None:
@@ -100,6 +108,42 @@ def running(name: str, *options: str, tls: bool = False) -> Iterator[RedisServer
         yield server
     finally:
         server.kill()
+
+
+def opened(server: RedisServer, audience: str = "", *, user: str = "", query: str = "", **settings: Any) -> Store:
+    """A store on `server`; empty, unless its audience was used before."""
+    context = StoreContext(audience=audience or secrets.token_hex(8), settings=RedisSettings(**settings))
+    return (REDISS if server.tls else REDIS).open(server.url(user) + query, context)
+
+
+def line(key: str = "k", amount: int = 1, limit: int = 10, window: float = 600.0) -> Amount:
+    """A line of `Store.add`."""
+    return Amount(key=key, amount=amount, limit=limit, window=window)
+
+
+def operations(store: Store) -> list[Callable[[], Awaitable[object]]]:
+    """Every operation of a store, in each way it can go."""
+    return [
+        lambda: store.get(["k"]),
+        lambda: store.put("k", b"v", 600),
+        lambda: store.swap("k", None, b"v", 600),
+        lambda: store.swap("k", "no such version", b"v", 600),
+        lambda: store.take("k"),
+        lambda: store.add([line()]),
+        lambda: store.add([line("k", 0)]),
+        lambda: store.add([line("k", 99)]),
+        lambda: store.scan("", None, 10),
+    ]
+
+
+async def refusal(call: Callable[[], Awaitable[object]]) -> str:
+    """The text of the `StoreUnavailable` that `call` raises, which holds no secret and no address."""
+    with pytest.raises(StoreUnavailable) as caught:
+        await call()
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "hunter2" not in shown
+    assert "127.0.0.1" not in str(caught.value)
+    return str(caught.value)
 
 
 def certificates(folder: Path) -> dict[str, Path]:

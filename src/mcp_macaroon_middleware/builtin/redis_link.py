@@ -120,17 +120,31 @@ class Link:
 
     async def _connection(self, limit: asyncio.Timeout) -> Connection:
         """A connection that is ready for a question; one at a time is made."""
+        found = await self._ready()
+        if found is not None:
+            return found
         async with self._door:
-            while self._idle:
-                connection = self._idle.pop()
-                if await _is_quiet(connection):
-                    return connection
-                await self._drop([connection])
+            found = await self._ready()
+            if found is not None:
+                return found
             if self._closed:
                 raise StoreUnavailable(CLOSED)
             if self._loop.time() < self._not_before:
                 raise StoreUnavailable(self._fault)
             return await self._connect(limit)
+
+    async def _ready(self) -> Connection | None:
+        """One of the idle connections, unless the server ended them meanwhile."""
+        while self._idle:
+            connection, quiet = self._idle.pop(), False
+            try:
+                quiet = await _is_quiet(connection)
+            finally:
+                if not quiet:
+                    await self._drop([connection])
+            if quiet:
+                return connection
+        return None
 
     async def _connect(self, limit: asyncio.Timeout) -> Connection:
         connection: Connection | None = None

@@ -4,7 +4,8 @@ Each primitive is one script, so it happens whole or not at all, in one round tr
 sends an operation a second time: after a lost reply nobody knows what happened, and that is `StoreUnavailable`.
 
 It is as durable as its server: what the server loses in a crash or a failover is forgotten here too. Run it with
-`maxmemory-policy noeviction`, and with `appendonly yes` where a used id must stay used after a power cut.
+`maxmemory-policy noeviction`, and with `appendonly yes` where a used id must stay used after a power cut. Where the
+server's clock is set back, what is stored lasts longer by as much; nothing that was seen gone comes back.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import math
 import secrets
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
@@ -57,6 +59,7 @@ class RedisStore:
         self._base = f"mcpm:{{{quote(audience, safe='', errors='surrogatepass')}}}:".encode()
         self._common = (self._base, self._base + b"i", self._base + b"x")
         self._links: dict[asyncio.AbstractEventLoop, Link] = {}
+        self._lock = threading.Lock()
         self._make = Link
         self._closed = False
         self._closed_text = CLOSED
@@ -117,8 +120,9 @@ class RedisStore:
 
     async def close(self) -> None:
         """Closes the connections of this event loop, and asks others that are running to close theirs."""
-        self._closed = True
-        links, self._links = self._links, {}
+        with self._lock:
+            self._closed = True
+            links, self._links = self._links, {}
         for loop, link in links.items():
             if loop is asyncio.get_running_loop():
                 await link.close()
@@ -127,20 +131,20 @@ class RedisStore:
 
     def _link(self) -> Link:
         """The connections of the event loop that is running."""
-        if self._closed:
-            raise StoreUnavailable(self._closed_text)
-        loop = asyncio.get_running_loop()
-        link = self._links.get(loop)
-        if link is None or link.over:
-            self._links = {known: there for known, there in self._links.items() if not there.over}
-            options = self._settings
-            link = self._links[loop] = self._make(
-                self._address,
-                timeout=options.timeout,
-                max_waiting=options.max_waiting,
-                allow_eviction=options.allow_eviction,
-            )
-        return link
+        loop, options = asyncio.get_running_loop(), self._settings
+        with self._lock:
+            if self._closed:
+                raise StoreUnavailable(self._closed_text)
+            link = self._links.get(loop)
+            if link is None or link.over:
+                self._links = {known: there for known, there in self._links.items() if not there.over}
+                link = self._links[loop] = self._make(
+                    self._address,
+                    timeout=options.timeout,
+                    max_waiting=options.max_waiting,
+                    allow_eviction=options.allow_eviction,
+                )
+            return link
 
     def _value_key(self, key: str) -> bytes:
         return self._base + b"v:" + _bytes(key)

@@ -1,0 +1,81 @@
+"""The redis store's sliding windows: those of the memory store, charge by charge."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from redis_server import RedisServer, line, opened
+
+from mcp_macaroon_middleware.builtin import redis_scripts
+from mcp_macaroon_middleware.builtin.memory import MemoryStore
+from mcp_macaroon_middleware.builtin.redis_scripts import Script
+
+
+class Clock:
+    """Sixty-fourths of a second, exact for both stores."""
+
+    ticks = 64 * 1_800_000_000
+
+    def __call__(self) -> float:
+        return self.ticks / 64
+
+
+charges = st.tuples(
+    st.sampled_from("ab"),
+    st.sampled_from([0, 1, 1, 1, 3, 200]),
+    st.sampled_from([3, 100, 10**6]),
+    st.sampled_from([8, 64]),
+)
+steps = st.lists(
+    st.one_of(st.integers(0, 40), st.integers(0, 5000), st.lists(charges, min_size=1, max_size=3)), max_size=25
+)
+
+
+@pytest.fixture
+def clocked(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> RedisServer:
+    source = redis_scripts.ADD.source
+    time_of_test = source.replace("redis.call('TIME')", "cjson.decode(redis.call('GET', 'clock'))")
+    assert time_of_test != source
+    monkeypatch.setattr(redis_scripts, "ADD", Script(time_of_test))
+    return server
+
+
+async def _set(server: RedisServer, clock: Clock) -> None:
+    seconds, ticks = divmod(clock.ticks, 64)
+    await asyncio.to_thread(server.ask, "SET", "clock", f"[{seconds},{ticks * 15625}]", "PX", 60_000)
+
+
+@pytest.mark.threat("K04")
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(plan=steps, burst=st.integers(0, 150))
+def test_windows_are_those_of_the_memory_store(clocked: RedisServer, plan: list[Any], burst: int) -> None:
+    async def both() -> None:
+        clock = Clock()
+        ours, model = opened(clocked), MemoryStore(clock=clock)
+        crowd = [x for _ in range(burst) for x in (1, [("a", 1, 10**6, 64)])]
+        for step in [0, *crowd, *plan]:
+            if isinstance(step, int):
+                clock.ticks += step
+                await _set(clocked, clock)
+                continue
+            lines = [line(*charge) for charge in step]
+            assert await ours.add(lines) == await model.add(lines)
+        await ours.close()
+
+    asyncio.run(both())
+
+
+@pytest.mark.threat("K06")
+async def test_a_server_clock_that_steps_back_refills_nothing(clocked: RedisServer) -> None:
+    clock, store = Clock(), opened(clocked)
+    await _set(clocked, clock)
+    assert (await store.add([line(amount=10, window=8)])).ok
+    for back in (64 * 3600, 64 * 60, 1):
+        clock.ticks -= back
+        await _set(clocked, clock)
+        assert not (await store.add([line(window=8)])).ok
+    await store.close()
