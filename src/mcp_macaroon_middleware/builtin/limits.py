@@ -117,7 +117,7 @@ def _charge(
         window=float(seconds),
         effect=Effect.ASK if check.asks else Effect.DENY,
         code=code,
-        reason=reason,
+        reason=reason if not check.asks else f"The limit of {count} in {seconds:,} seconds is reached. Go on?",
     )
 
 

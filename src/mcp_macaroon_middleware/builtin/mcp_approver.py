@@ -1,4 +1,4 @@
-"""The `mcp` approver: asks through the caller's own client, by a form. It proves a cooperating client, never a person."""
+"""The `mcp` approver: asks through the caller's own client. It proves a cooperating client, never a person."""
 
 from __future__ import annotations
 

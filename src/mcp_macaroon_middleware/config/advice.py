@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..core.index import TargetIndex
 from ..errors import Diagnostic
-from ..model import Action, Component, Kind, Phase, Rule
+from ..model import Action, Component, Kind, Rule
 from ..rules import glob_matches
 from .places import DataPath, Source
 from .policies import PlacedRule
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _REFERENCE: Final = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
 COMPARISONS: Final = 1_000_000
-_WITHOUT_EFFECT: Final = ("approver", "scopes", "expiry", "secret")
+_APPROVALS: Final = ("approver", "scopes", "expiry", "secret")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,22 +156,20 @@ def _known(rules: Rules, rule: Rule) -> bool:
 
 
 def _asking(rules: Rules) -> Iterable[Diagnostic]:
-    """What waits for approvers: said once for `elicit`, and for each key that has no effect yet."""
-    asking = [placed for placed in rules.placed if placed.rule.action is Action.ELICIT]
-    if asking:
-        phase = asking[0].rule.phase
-        what = "its fields are withheld" if phase is Phase.AFTER else "the call is refused"
-        more = f" (and {len(asking) - 1} more rules ask)" if len(asking) > 1 else ""
-        yield rules.of(asking[0], "nobody_to_ask", f"no approver can be asked yet, so {what}{more}")
+    """Keys of approvals on rules that never ask: they would be read and mean nothing."""
     for placed in rules.placed:
         value = rules.source.get(placed.path)
-        for key in _WITHOUT_EFFECT:
-            if isinstance(value, Mapping) and key in value:
+        provided = rules.registry.enforcers.get(placed.rule.policy)
+        if placed.rule.action is Action.ELICIT or provided is None or not isinstance(value, Mapping):
+            continue
+        for key in _APPROVALS:
+            if key in value:
                 yield rules.source.diagnostic(
-                    "no_effect_yet",
-                    f"{key} has no effect until approvers can be asked",
+                    "never_asks",
+                    f"{key} has no effect on a rule that does not ask",
                     (*placed.path, key),
                     key=True,
+                    hint="write  action: elicit  to ask",
                     severity="warning",
                 )
 

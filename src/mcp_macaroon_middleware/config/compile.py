@@ -20,7 +20,16 @@ from ..plugin.contract import StoreType
 from .advice import Rules, advise
 from .places import DataPath, Source
 from .policies import PROVIDERS, PlacedRule, problem_diagnostic, read_rules
-from .sections import Sections, SinkPlan, read_audit, read_sections, section_name, store_kind
+from .sections import (
+    Sections,
+    SinkPlan,
+    approver_names,
+    approver_problems,
+    read_audit,
+    read_sections,
+    section_name,
+    store_kind,
+)
 from .settings import FileSettings, read_settings
 from .source import read_source, source_of
 
@@ -96,9 +105,10 @@ def compile_source(
         *section_problems,
         *audit_problems,
         *store_problems,
+        *approver_problems(source, settings, found.registry),
         *rule_problems,
         *plan_problems,
-        *_unset(source, placed, found.registry, sections, audit, store),
+        *_unset(source, settings, placed, found.registry, sections, audit, store),
         *advise(rules),
     )
     diagnostics = _ordered(everything)
@@ -138,6 +148,7 @@ def plan_settings(settings: FileSettings) -> PlanSettings:
         audience=config.audience,
         elicit_expiry=config.elicit_expiry,
         deny_expiry=config.deny_expiry,
+        approvals=config.approvals.terms(),
         clear_arguments=frozenset(config.clear_arguments),
     )
 
@@ -219,6 +230,7 @@ def _hint(problem: RuleProblem, found: Discovery) -> str:
 
 def _unset(
     source: Source,
+    settings: FileSettings,
     placed: Sequence[PlacedRule],
     registry: Registry,
     sections: Sections,
@@ -231,6 +243,9 @@ def _unset(
         if (enforcer := registry.enforcers.get(policy)) is not None:
             used.append((policy, enforcer, sections.enforcers))
     used += [(sink.kind.name, registry.sinks[sink.kind.name], sections.sinks) for sink in audit]
+    for name in approver_names(settings, [p.rule for p in placed]):
+        if name in registry.approvers:
+            used.append((name, registry.approvers[name], sections.approvers))
     if store is not None:
         used.append((store.scheme, registry.stores[store.scheme], sections.stores))
     told: set[str] = set()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..core.approvers import Approvers, OpenApprover
 from ..core.audit import AuditLog, SinkSlot
 from ..errors import ConfigError, Diagnostic, MacaroonError
-from ..plugin.contract import SinkContext, Store, StoreContext
+from ..model import Assurance
+from ..plugin.contract import ApproverContext, SinkContext, Store, StoreContext
 from ..tokens.keys import KeyRing
 from .compile import Compiled
-from .sections import audience_missing
+from .sections import approver_names, audience_missing
 
 
 def open_audit(compiled: Compiled, keys: KeyRing) -> AuditLog:
@@ -52,6 +54,35 @@ def open_store(compiled: Compiled) -> Store:
     if (store.durable or store.shared) and not config.audience:
         raise ConfigError([audience_missing(source)])
     return store
+
+
+def open_approvers(compiled: Compiled, known: Approvers | None = None) -> dict[str, OpenApprover]:
+    """The approvers that the file names, opened, but for those that are `known` already. Raises `ConfigError`.
+
+    One that asks nobody is opened anew each time: whether it may serve depends on `mode`.
+    """
+    config = compiled.settings.config
+    opened: dict[str, OpenApprover] = {}
+    for name in approver_names(compiled.settings, compiled.rules):
+        provided = compiled.registry.approvers.get(name)
+        if provided is None:
+            continue
+        kind = provided.contribution
+        if known is not None and known.get(name) is not None and kind.assurance > Assurance.NONE:
+            continue
+        context = ApproverContext(
+            audience=config.audience,
+            settings=compiled.sections.approvers.get(name),
+            mode=config.mode,
+            timeout=float(config.approvals.timeout),
+        )
+        try:
+            opened[name] = OpenApprover(kind=kind, approver=kind.open(context))
+        except Exception as error:  # whatever a plugin raises, the start stops
+            message = f"the approver {name!r} cannot be opened: {_why(error)}"
+            place = ("config", "approvals")
+            raise ConfigError([compiled.source.diagnostic("approver_failed", message, place, key=True)]) from None
+    return opened
 
 
 def _store_failed(compiled: Compiled, scheme: str, error: Exception) -> Diagnostic:

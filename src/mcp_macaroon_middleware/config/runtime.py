@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from ..core.approvers import Approvers
 from ..core.audit import AuditLog
 from ..core.policy_engine import PolicyEngine
 from ..errors import AuditUnavailable, ConfigError, Diagnostic
@@ -25,7 +26,7 @@ from ..plugin.contract import Store
 from ..tokens.keys import KeyRing
 from .compile import Compiled, compile_file, compile_source
 from .keys import load_keys
-from .opening import open_audit, open_store
+from .opening import open_approvers, open_audit, open_store
 from .places import DataPath, Source
 from .settings import ConfigSettings
 from .source import read_source, source_of
@@ -50,6 +51,7 @@ class Runtime:
         keys: KeyRing,
         store: Store,
         audit: AuditLog,
+        approvers: Approvers | None = None,
         path: Path | None = None,
         signature: Signature | None = None,
     ) -> None:
@@ -59,7 +61,8 @@ class Runtime:
         self.store: Final = store
         self.audit: Final = audit
         self.path: Final = path
-        self.engine: Final = PolicyEngine(compiled.plan, store=store, audit=audit)
+        self.approvers: Final = approvers or Approvers()
+        self.engine: Final = PolicyEngine(compiled.plan, store=store, audit=audit, keys=keys, approvers=self.approvers)
         self._compiled = compiled
         self._status = Status.started(compiled.revision)
         self._signature = signature
@@ -175,9 +178,13 @@ class Runtime:
             return True
         facts = {"revision": prepared.revision, "previous": self.revision, "rules": len(prepared.rules)}
         try:
+            opened = open_approvers(prepared, self.approvers)
             self.audit.event("reload", facts)
+        except ConfigError as error:
+            return self._keep(error)
         except AuditUnavailable as error:
             return self._keep(ConfigError(str(error)))
+        self.approvers.adopt(opened)
         self.engine.adopt(prepared.plan)
         self._compiled = prepared
         self._status = self._status.reloaded(prepared.revision)
@@ -217,6 +224,7 @@ class Runtime:
 
     async def _end(self) -> None:
         self.engine.close()
+        await self.approvers.close()
         try:
             await self.store.close()
         finally:
@@ -239,8 +247,11 @@ def load_runtime(config: str | Path | Mapping[str, Any], *, application: Sequenc
         raise ConfigError(sorted(errors, key=lambda d: (d.line, d.column)))
     audit = open_audit(compiled, keys)
     try:
+        approvers = Approvers(open_approvers(compiled))
         store = open_store(compiled)
-        runtime = Runtime(compiled, keys=keys, store=store, audit=audit, path=path, signature=signature)
+        runtime = Runtime(
+            compiled, keys=keys, store=store, audit=audit, approvers=approvers, path=path, signature=signature
+        )
         warnings = (*compiled.warnings, *key_problems)
         audit.event("start", _start_facts(compiled, warnings))
     except BaseException:
@@ -291,6 +302,11 @@ def _settled(path: Path) -> Source:
     raise ConfigError([Diagnostic(code="file_unsettled", message="the file is being written", file=str(path))])
 
 
+def _fixed(compiled: Compiled) -> tuple[Any, Any, Any]:
+    sections = compiled.sections
+    return sections.sinks, sections.stores, sections.approvers
+
+
 def _bound_at_start(old: Compiled, new: Compiled) -> list[Diagnostic]:
     """What a reload would change and may not."""
     first, second = old.settings, new.settings
@@ -304,8 +320,8 @@ def _bound_at_start(old: Compiled, new: Compiled) -> list[Diagnostic]:
         for name in type(first.plugins).model_fields
         if getattr(first.plugins, name) != getattr(second.plugins, name)
     ]
-    if (old.sections.sinks, old.sections.stores) != (new.sections.sinks, new.sections.stores):
-        changed.append((("plugins",), "the settings of a store or audit sink"))
+    if _fixed(old) != _fixed(new):
+        changed.append((("plugins",), "the settings of a store, an audit sink or an approver"))
     return [
         new.source.diagnostic(
             "restart_needed", f"{what} cannot change while the server runs", path, key=True, hint="restart"

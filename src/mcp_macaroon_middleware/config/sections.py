@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import BaseModel, ValidationError
 
 from ..errors import ConfigError, Diagnostic
+from ..model import Rule
 from ..plugin.contract import AuditSinkType, StoreType
 from .places import DataPath, Source
 from .references import Reference, resolve_references
@@ -112,6 +113,26 @@ def store_kind(source: Source, settings: FileSettings, registry: Registry) -> tu
     if scheme != MEMORY and not settings.config.audience:
         return provided.contribution, [audience_missing(source)]
     return provided.contribution, []
+
+
+def approver_names(settings: FileSettings, rules: Iterable[Rule]) -> tuple[str, ...]:
+    """The approvers that a file names: by default, as fallbacks, and in its rules."""
+    terms = settings.config.approvals
+    named = [rule.approver for rule in rules if rule.approver is not None]
+    return tuple(dict.fromkeys((terms.default, *terms.fallback, *named)))
+
+
+def approver_problems(source: Source, settings: FileSettings, registry: Registry) -> Iterable[Diagnostic]:
+    """Approvers under `config.approvals` that no loaded plugin provides."""
+    terms = settings.config.approvals
+    for key, names in (("default", (terms.default,)), ("fallback", terms.fallback)):
+        for name in names:
+            if name not in registry.approvers:
+                hint = did_you_mean(name, registry.approvers) or f"there are {', '.join(sorted(registry.approvers))}"
+                place: DataPath = ("config", "approvals", key)
+                yield source.diagnostic(
+                    "unknown_approver", f"no approver named {name!r} is installed", place, hint=hint
+                )
 
 
 def scheme_of(address: str) -> str:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, ValidationError
 
+from ..core.binding import ApprovalTerms
 from ..errors import Diagnostic, RuleError
 from ..model import Action, Selector
 from ..rules import parse_selector
@@ -19,7 +20,6 @@ TEN_YEARS: Final = 315_360_000
 TOP_KEYS: Final = ("config", "plugins", "policies")
 PLUGIN_KEYS: Final = ("allow", "disable", "require", "files")
 UNRESOLVED: Final = frozenset({"secret_key", "store"})
-WITHOUT_EFFECT: Final = ("approvals", "elicit_expiry", "deny_expiry")
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 FilePath = Annotated[str, Field(min_length=1, max_length=4096)]
@@ -76,9 +76,25 @@ class ApprovalSettings(Section):
     """How people are asked."""
 
     default: Name = Field(default="mcp", description="The approver of rules that name none.")
-    scopes: tuple[Literal["once", "period"], ...] = Field(default=("once", "period"), min_length=1)
-    max_pending: Annotated[StrictInt, Field(ge=1, le=10_000)] = 20
-    timeout: Seconds = Field(default=120, description="Seconds that a question stays open.")
+    fallback: Texts = Field(
+        default=(), description="Approvers for when the first cannot be asked; none that proves less is taken."
+    )
+    scopes: tuple[Literal["once", "period"], ...] = Field(
+        default=("once", "period"), min_length=1, description="What may be offered: this call, or a period."
+    )
+    max_pending: Annotated[StrictInt, Field(ge=1, le=10_000)] = Field(
+        default=20, description="Questions to one principal within the time that each stays open."
+    )
+    timeout: Annotated[StrictInt, Field(ge=1, le=86_400)] = Field(
+        default=120, description="Seconds that a question stays open."
+    )
+    end_with_token: StrictBool = Field(
+        default=False, description="No approval outlives the credential of the request that it was given in."
+    )
+
+    def terms(self) -> ApprovalTerms:
+        """The same, as the engine takes it."""
+        return ApprovalTerms(**self.model_dump())
 
 
 class AuditEntry(BaseModel):
@@ -296,11 +312,6 @@ def _advice(source: Source, config: ConfigSettings) -> Iterable[Diagnostic]:
         )
     if config.mode == "shadow":
         yield warn("shadow", "mode: shadow records what rules would refuse and refuses nothing", ("config", "mode"))
-    for name in WITHOUT_EFFECT:
-        if name in config.model_fields_set:
-            yield warn(
-                "no_effect_yet", f"{name} has no effect until approvers can be asked", ("config", name), key=True
-            )
     for name in config.roles:
         try:
             _selector(config.roles[name])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -10,7 +11,21 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from ..errors import ApprovalRequired, PolicyViolationError, ResultWithheld
 from ..fields import redact
-from ..model import Component, Effect, Kind, Phase, Redaction, Refusal, RequestContext, Result, thawed
+from ..model import (
+    Answer,
+    Challenge,
+    Component,
+    Effect,
+    Kind,
+    Phase,
+    Redaction,
+    Refusal,
+    RequestContext,
+    Result,
+    request_ids,
+    thawed,
+)
+from .asks import Asking
 from .decisions import Decision
 
 if TYPE_CHECKING:
@@ -30,6 +45,7 @@ class OpenCalls:
 
     def __init__(self) -> None:
         self._open: OrderedDict[tuple[int, str], _Open] = OrderedDict()
+        self._asked: OrderedDict[str, None] = OrderedDict()
 
     def put(self, context: RequestContext, tool: str, decision: Decision) -> Decision | None:
         """Remembers a decision; returns one that this pushes out."""
@@ -44,6 +60,16 @@ class OpenCalls:
         found = self._open.pop((id(context), tool), None)
         return found.decision if found is not None and found.context is context else None
 
+    def begin(self, context: RequestContext) -> RequestContext:
+        """The context, with an id of its own if it comes again after a question: each try has its own record."""
+        return context.replace(id=request_ids.next()) if context.id in self._asked else context
+
+    def asked(self, context: RequestContext) -> None:
+        """Remembers that a context's call was answered with a question."""
+        self._asked[context.id] = None
+        if len(self._asked) > OPEN:
+            self._asked.popitem(last=False)
+
 
 async def enforce(
     engine: PolicyEngine,
@@ -56,37 +82,82 @@ async def enforce(
 ) -> Any:
     """One phase of one call; see `PolicyEngine.enforce_policies`."""
     if phase is Phase.BEFORE:
-        left = calls.put(context, tool, await _allowed(engine, tool, context))
+        left = calls.put(context, tool, await _allowed(engine, calls, tool, context))
         if left is not None:
             await engine.fail(left, "unknown", "the call never came back")
         return macaroon
     decision = calls.take(context, tool)
     if decision is None:
-        decision = await _allowed(engine, tool, context)
-    return await _released(engine, decision, result), macaroon
+        decision = await _allowed(engine, calls, tool, context)
+    released = await _released(engine, decision, result)
+    if isinstance(released, ApprovalRequired):
+        calls.put(context, tool, decision)  # the call has run: it is finished when its questions are answered
+        raise released
+    return released[0], macaroon
 
 
-async def _allowed(engine: PolicyEngine, tool: str, context: RequestContext) -> Decision:
+ASKING: Final = Asking(forms=True, host=True)
+
+
+async def _allowed(engine: PolicyEngine, calls: OpenCalls, tool: str, context: RequestContext) -> Decision:
     component = context.component if context.component.name == tool else Component(kind=Kind.TOOL, name=tool)
-    decision = await engine.decide(context.replace(component=component, at=engine.clock.now()))
-    if decision.refusal is None:
-        return decision
-    if decision.effect is Effect.ASK:
-        raise ApprovalRequired(decision.refusal.reason, challenges=decision.challenges)
-    raise _violation(decision.refusal)
+    request = calls.begin(context).replace(component=component, at=engine.clock.now())
+    decision = await engine.decide(request, asking=ASKING)
+    while decision.effect is Effect.ASK:
+        replies = await _asked(engine, decision, decision.challenges)
+        if isinstance(replies, Refusal):
+            raise _violation(engine.deny(decision, replies).refusal or replies)
+        if not replies:
+            await engine.asked(decision)
+            calls.asked(context)
+            raise ApprovalRequired(REQUIRED, challenges=decision.challenges)
+        decision = await engine.decide(request, asking=ASKING.answered(replies))
+    if decision.refusal is not None:
+        raise _violation(decision.refusal)
+    return decision
 
 
-async def _released(engine: PolicyEngine, decision: Decision, result: Any) -> Any:
+async def _asked(
+    engine: PolicyEngine, decision: Decision, challenges: Sequence[Challenge]
+) -> dict[str, Answer] | Refusal:
+    """Opens every challenge and waits for those that are asked out of band; their answers, or the refusal."""
+    replies: dict[str, Answer] = {}
+    for challenge in challenges:
+        refusal = await engine.pose(decision, challenge)
+        if refusal is not None:
+            return refusal
+        if not engine.consent.is_in_band(challenge):
+            replies[challenge.id] = await engine.consent.elsewhere(decision, challenge)
+    return replies
+
+
+async def _released(engine: PolicyEngine, decision: Decision, result: Any) -> tuple[Any] | ApprovalRequired:
+    """The result with what may leave; or the questions that must be answered first."""
+
     def build() -> tuple[tuple[Any, ...], tuple[str, ...]]:
         return (_plain(result),), ()
 
     def apply(redaction: Redaction) -> Any:
         return result if redaction.is_empty else redact(_plain(result), redaction)[0]
 
-    outcome = await engine.finish(decision, Result(build), apply)
+    asking: Asking | None = ASKING
+    while True:
+        outcome = await engine.finish(decision, Result(build), apply, asking=asking)
+        if outcome.effect is not Effect.ASK:
+            break
+        replies = await _asked(engine, decision, outcome.challenges)
+        if isinstance(replies, Refusal):
+            asking = None  # nobody can be asked: the fields are withheld
+        elif not replies:
+            return ApprovalRequired(REQUIRED, challenges=outcome.challenges)
+        else:
+            asking = ASKING.answered(replies)
     if outcome.refusal is not None:
         raise _violation(outcome.refusal)
-    return outcome.applied
+    return (outcome.applied,)
+
+
+REQUIRED: Final = "A person must agree first."
 
 
 def _plain(result: Any) -> Any:

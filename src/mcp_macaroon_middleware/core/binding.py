@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, get_args, get_origin
+from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 from pydantic import ValidationError
 
@@ -17,7 +17,20 @@ if TYPE_CHECKING:
     from ..host.registry import Registry
 
 
-APPROVERS: Final[frozenset[str]] = frozenset({"mcp"})
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovalTerms:
+    """How people are asked, where a rule does not say. `timeout` is in seconds.
+
+    `fallback` are approvers for when the first one cannot be asked; none below it is taken. `end_with_token`: no
+    approval outlives the credential of the request that it was given in.
+    """
+
+    default: str = "mcp"
+    fallback: tuple[str, ...] = ()
+    scopes: tuple[str, ...] = ("once", "period")
+    max_pending: int = 20
+    timeout: int = 120
+    end_with_token: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +45,7 @@ class PlanSettings:
     audience: str = ""
     elicit_expiry: int = 900
     deny_expiry: int = 60
+    approvals: ApprovalTerms = ApprovalTerms()
     clear_arguments: frozenset[str] = frozenset()
 
 
@@ -110,7 +124,7 @@ def bind_rule(
         hint = f"did you mean {near!r}?" if near else "install the plugin that provides it; `mcp-macaroon plugins list`"
         return RuleProblem(rule=rule, code="unknown_policy", message=f"no policy named {rule.policy!r}", hint=hint)
     enforcer = provided.contribution
-    problem = _misuse(rule, enforcer, settings, from_token=from_token)
+    problem = _misuse(rule, enforcer, settings, registry, from_token=from_token)
     if problem is not None:
         return problem
     judged = judged_action(rule.action, enforcer)
@@ -191,7 +205,9 @@ def _is_variadic(model: type[Params], name: str) -> bool:
     return get_origin(annotation) is tuple and get_args(annotation)[1:] == (Ellipsis,)
 
 
-def _misuse(rule: Rule, enforcer: EnforcerType, settings: PlanSettings, *, from_token: bool) -> RuleProblem | None:
+def _misuse(
+    rule: Rule, enforcer: EnforcerType, settings: PlanSettings, registry: Registry, *, from_token: bool
+) -> RuleProblem | None:
     def problem(code: str, message: str, hint: str = "") -> RuleProblem:
         return RuleProblem(rule=rule, code=code, message=message, hint=hint)
 
@@ -209,8 +225,9 @@ def _misuse(rule: Rule, enforcer: EnforcerType, settings: PlanSettings, *, from_
         )
     if rule.phase is Phase.AFTER and rule.action is Action.ELICIT and enforcer.may_withhold is None:
         return problem("asks_after", f"{rule.policy} would refuse a finished call; only fields can be asked for then")
-    if rule.approver is not None and rule.approver not in APPROVERS:
-        return problem("unknown_approver", f"no approver named {rule.approver!r} is installed")
+    if rule.approver is not None and rule.approver not in registry.approvers:
+        known = ", ".join(sorted(registry.approvers))
+        return problem("unknown_approver", f"no approver named {rule.approver!r} is installed", f"there are {known}")
     for selector in (rule.for_, rule.except_):
         for role in selector.role if selector is not None else ():
             if role not in settings.roles:

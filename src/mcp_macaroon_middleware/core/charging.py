@@ -3,26 +3,65 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from typing import Final
 
-from ..model import Charge, Effect, Refusal
+from ..model import Charge, Effect, Refusal, Verdict
 from ..plugin.contract import Amount, Store
 from .binding import BoundCheck
-from .decisions import Decision, Tally, plain_refusal
+from .decisions import Decision, Tally
+
+LIMITED: Final = "Too many calls; try again later."
 
 
-async def charge(store: Store, decision: Decision, operator: Tally, holder: Tally) -> Refusal | None:
-    """Charges every limit or none, in one trip. In shadow mode the operator's are charged and not enforced."""
+Line = tuple[BoundCheck, Charge]
+
+
+async def charge(
+    store: Store, decision: Decision, operator: Tally, holder: Tally, beyond: Collection[BoundCheck] = ()
+) -> Refusal | None:
+    """Charges every limit or none, in one trip. In shadow mode the operator's are charged and not enforced.
+
+    `beyond` are limits that a person lets this call pass; they are not charged.
+    """
     own, lent = operator.charges, holder.charges
     if decision.plan.settings.mode == "shadow" and own:
         refusal = await _add(store, decision, own)
         if refusal is not None:
             decision.facts.setdefault("shadow", {"effect": "deny", "code": refusal.code})
         own = []
-    return await _add(store, decision, own + lent) if own or lent else None
+    lines = [line for line in (*own, *lent) if line[0] not in beyond]
+    return await _add(store, decision, lines) if lines else None
 
 
-async def _add(store: Store, decision: Decision, charges: Sequence[tuple[BoundCheck, Charge]]) -> Refusal | None:
+async def look(store: Store, lines: Sequence[Line]) -> list[Line]:
+    """The limits that this call would pass, without charging any."""
+    if not lines:
+        return []
+    amounts = [replace(_amount(check, charge), amount=0) for check, charge in lines]
+    there = await store.add(amounts)
+    return [
+        (check, charge)
+        for (check, charge), used in zip(lines, there.used, strict=True)
+        if used + charge.amount > charge.limit
+    ]
+
+
+async def refused(store: Store, decision: Decision, lines: Sequence[Line]) -> Refusal | None:
+    """The refusal of limits that `look` found passed. It charges them if one has got room meanwhile."""
+    return await _add(store, decision, lines)
+
+
+def more(lines: Sequence[Line]) -> list[tuple[BoundCheck, Verdict]]:
+    """Limits that ask, as questions: one a rule."""
+    found: dict[BoundCheck, Verdict] = {}
+    for check, charge in lines:
+        found.setdefault(check, Verdict.ask(charge.code, charge.reason))
+    return list(found.items())
+
+
+async def _add(store: Store, decision: Decision, charges: Sequence[Line]) -> Refusal | None:
     added = await store.add([_amount(check, charge) for check, charge in charges])
     if added.ok:
         return None
@@ -35,9 +74,8 @@ async def _add(store: Store, decision: Decision, charges: Sequence[tuple[BoundCh
     decision.facts["limit"] = {"rule": check.view.text, "retry_after": added.retry_after}
     if check.from_token:
         return Refusal(code="rate_limited", reason="The token's limit is reached.", retry_after=added.retry_after)
-    if charge.effect is Effect.ASK:
-        return plain_refusal("approval_unavailable")
-    return Refusal(code=charge.code, reason=charge.reason, policy=check.enforcer.name, retry_after=added.retry_after)
+    reason = charge.reason if charge.effect is Effect.DENY else LIMITED
+    return Refusal(code=charge.code, reason=reason, policy=check.enforcer.name, retry_after=added.retry_after)
 
 
 def _amount(check: BoundCheck, charge: Charge) -> Amount:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from ..model import Challenge, Charge, Edit, Effect, Redaction, Refusal, RequestContext, Verdict
+from ..model import EMPTY, Challenge, Charge, Edit, Effect, Grant, Redaction, Refusal, RequestContext, Verdict
+from .asks import Asking, Call
 from .binding import BoundCheck
+from .legs import Leg
 from .plan import Match, Plan
 
 REASONS: Final[dict[str, str]] = {
@@ -17,6 +20,17 @@ REASONS: Final[dict[str, str]] = {
     "store_unavailable": "The policy could not be evaluated; try again later.",
     "audit_unavailable": "The call cannot be recorded, so it is refused; try again later.",
     "approval_unavailable": "This needs a person's approval, and nobody can be asked here.",
+    "approval_required": "This needs a person's approval first.",
+    "approval_too_long": "This needs a person's approval, and it is too long to be shown whole.",
+    "approval_cancelled": "The question was closed without an answer.",
+    "approval_timeout": "Nobody answered the question in time.",
+    "approval_invalid": "The question was answered with none of its choices.",
+    "approval_failed": "The question could not be asked.",
+    "approval_stale": "The question is no longer open, or was never asked.",
+    "grant_used": "This approval has been used.",
+    "request_changed": "The call is not the one that was asked about.",
+    "declined": "The user has declined this.",
+    "too_many_pending": "Too many questions have been asked already.",
     "enforcer_contract": "The policy could not be evaluated.",
 }
 
@@ -41,7 +55,9 @@ class Decision:
 
     `after` says that an output rule applies: every door (errors, logs, progress, links) is to be held until `finish`.
     With `effect` ALLOW the intent is recorded, and exactly one of `finish` and `fail` must follow; otherwise the final
-    record is written already. `narrowed` are rules that enforcers added for the rest of this request.
+    record is written already, but for ASK with `challenges`: those can be asked, and what comes of it ends the request.
+    `narrowed` are rules that enforcers added for the rest of this request. `legs` are those that this request goes on
+    with, `hand` the approvals that came with them, `held` the finished result that one of them held.
     """
 
     effect: Effect
@@ -59,6 +75,22 @@ class Decision:
     closed: bool = False
     base: dict[str, Any] | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    raw: Mapping[str, Any] = field(default_factory=lambda: EMPTY, repr=False)
+    deferred: bool = False
+    asking: Asking | None = None
+    legs: list[Leg] = field(default_factory=list)
+    hand: list[Grant] = field(default_factory=list)
+    charged: bool = False
+    beyond: frozenset[BoundCheck] = frozenset()
+    held: bytes | None = field(default=None, repr=False)
+    call: Call | None = None
+    settled: set[str] = field(default_factory=set)
+    prepared: dict[str, Leg] = field(default_factory=dict)
+    weighed: dict[str, Tally] = field(default_factory=dict)
+
+    def note(self, key: str, fact: dict[str, Any]) -> None:
+        """Adds a fact to a list in the records to come."""
+        self.facts.setdefault(key, []).append(fact)
 
     @property
     def allowed(self) -> bool:
@@ -78,13 +110,15 @@ NOTHING: Final = Redaction()
 class Outcome:
     """The engine's answer after a call: what of the result may leave.
 
-    `applied` is what the adapter's `apply` made of the result. With `effect` DENY nothing of it leaves.
+    `applied` is what the adapter's `apply` made of the result. With `effect` DENY nothing of it leaves. With ASK the
+    call is not finished: `challenges` can be asked, and `finish` follows again, with the answers or without.
     """
 
     effect: Effect
     redaction: Redaction = NOTHING
     refusal: Refusal | None = None
     applied: Any = None
+    challenges: tuple[Challenge, ...] = ()
 
 
 @dataclass(slots=True)
@@ -117,7 +151,8 @@ class Tally:
                 self.denied = (check, verdict)
         elif effect is Effect.ASK:
             self.asks.append((check, verdict))
-        self.edits.extend(verdict.edits)
+        if effect is not Effect.ASK:
+            self.edits.extend(verdict.edits)
         self.caveats.extend(verdict.caveats)
         self.charges.extend((check, charge) for charge in verdict.charges)
 
@@ -133,12 +168,14 @@ class Tally:
             self.granted,
         )
 
-    @property
-    def redaction(self) -> Redaction:
-        """Everything that the verdicts withhold, united once all are in."""
-        if self.united is None:
-            self.united = Redaction.united(self.edits)
-        return self.united
+    def redaction(self, released: Collection[int] = ()) -> Redaction:
+        """Everything that the verdicts withhold, united; of the questions, by their numbers, all but the released."""
+        if not self.asks:
+            if self.united is None:
+                self.united = Redaction.united(self.edits)
+            return self.united
+        asked = [edit for number, (_, v) in enumerate(self.asks) if number not in released for edit in v.edits]
+        return Redaction.united([*self.edits, *asked])
 
     @property
     def effect(self) -> Effect:

@@ -3,8 +3,10 @@
 1. Rules are looked up by phase and component; a token's caveats are rules of their own book.
 2. Checks that need no arguments are judged first, then the arguments are coerced once and the rest is judged.
 3. Every check is isolated and judged singly; verdicts combine by minimum: deny, else ask, else allow.
-4. Limits are charged last, all or none; the intent is recorded; only then may the component run.
-5. After the run the after-checks yield edits, which can only withhold; they are united and applied once.
+4. An ask becomes an allow by approvals alone: those that this request brings, and those that are kept (`consent`).
+   Otherwise the decision hands out challenges, and the same flow begins again with their answers.
+5. Limits are charged last, all or none; the intent is recorded; only then may the component run.
+6. After the run the after-checks yield edits, which can only withhold; they are united and applied once.
 
 The engine never waits for a person, never runs a component and knows no framework.
 """
@@ -13,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
@@ -21,6 +22,7 @@ from typing import Any, Final
 from ..errors import ArgumentsInvalid, AuditUnavailable, ResultWithheld, RuleError, StoreUnavailable
 from ..fields import redact
 from ..model import (
+    EMPTY,
     Action,
     Challenge,
     Effect,
@@ -33,14 +35,17 @@ from ..model import (
 from ..plugin.contract import Clock, Store
 from ..plugin.namespace import Namespaced
 from ..rules import parse_rule
-from ..tokens import VerifiedToken
-from . import agnostic, visibility
-from .audit import AuditLog
+from ..tokens import KeyRing, VerifiedToken
+from . import agnostic, charging, visibility
+from .approvals import Approvals
+from .approvers import Approvers
+from .asks import Ask, Asking
+from .audit import AuditLog, principal_facts
 from .binding import BoundCheck, RuleProblem
 from .caveats import CaveatBooks
-from .charging import charge
 from .checks import Runner
 from .clock import SystemClock
+from .consent import Consent
 from .decisions import After, Decision, Outcome, Tally, plain_refusal, refusal_for
 from .judging import Judge
 from .plan import NO_MATCHES, Match, Matches, Plan, Rulebook
@@ -57,7 +62,16 @@ Apply = Callable[[Redaction], Any]
 class PolicyEngine:
     """Decides under one plan at a time; `adopt` swaps it, and a request keeps the plan it began with."""
 
-    def __init__(self, plan: Plan, *, store: Store, audit: AuditLog, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        store: Store,
+        audit: AuditLog,
+        clock: Clock | None = None,
+        keys: KeyRing | None = None,
+        approvers: Approvers | None = None,
+    ) -> None:
         self._plan = plan
         self._store = store
         self._clock = clock or SystemClock()
@@ -68,6 +82,12 @@ class PolicyEngine:
         self.judge = Judge(self._runner, self._clock)
         self.caveats = CaveatBooks()
         self._calls = agnostic.OpenCalls()
+        approvals = None
+        if keys is not None:
+            approvals = Approvals(
+                keys=keys, store=store, audience=plan.settings.audience, clock=self._clock, event=audit.event
+            )
+        self.consent = Consent(approvals, approvers or Approvers())
 
     def __repr__(self) -> str:
         return f"PolicyEngine({self._plan!r})"
@@ -105,12 +125,15 @@ class PolicyEngine:
         arguments: Arguments | None = None,
         raw: Mapping[str, Any] | None = None,
         deferred: bool = False,
+        asking: Asking | None = None,
     ) -> Decision:
         """Judges a request before its component runs.
 
         `arguments` gives the arguments in the component's own values; it is called at most once, and only if a rule
         looks at them. Without it `request.arguments` are judged. `raw` are the arguments as sent, for the audit alone.
-        `deferred`: they are not known yet, and `rejudge` follows, before the component itself runs.
+        `deferred`: they are not known yet, and `rejudge` follows, before the component itself runs. `asking` says how
+        people can be asked; without it nobody is, and what needs an approval that is not there is refused. With it the
+        decision may be ASK with `challenges`: `pose` each, get it answered, and decide again with `asking.answered`.
         Never raises for a policy's sake: what goes wrong refuses. `ArgumentsInvalid` from `arguments` is raised again,
         after its record, so that the caller can say what was wrong with them.
         """
@@ -120,9 +143,11 @@ class PolicyEngine:
             plan=self._plan,
             lineage=token.lineage if token is not None else (),
             started=time.perf_counter(),
+            raw=raw or EMPTY,
+            deferred=deferred,
         )
         try:
-            return await self._decide(decision, token, arguments, raw, deferred)
+            return await self._decide(decision, token, arguments, asking)
         except ArgumentsInvalid as error:
             self._refused(decision, plain_refusal(error.code), detail=error.code)
             raise
@@ -140,39 +165,71 @@ class PolicyEngine:
             return self._refused(decision, plain_refusal("internal", reason=NOT_EVALUATED))
 
     async def _decide(
-        self,
-        decision: Decision,
-        token: VerifiedToken | None,
-        arguments: Arguments | None,
-        raw: Mapping[str, Any] | None,
-        deferred: bool,
+        self, decision: Decision, token: VerifiedToken | None, arguments: Arguments | None, asking: Asking | None
     ) -> Decision:
         plan, request = decision.plan, decision.request
         if token is not None and token.expires is not None and self._clock.now() >= token.expires:
             return self._refused(decision, plain_refusal("token_expired"))
+        refusal = await self.consent.resume(decision, asking)
+        if refusal is not None:
+            return self._refused(decision, refusal)
         book = self.caveats.of(token, plan) if token is not None else NO_CAVEATS
         own = plan.book.lookup(Phase.BEFORE, request.component)
         lent = book.lookup(Phase.BEFORE, request.component) if token is not None else NO_MATCHES
         operator = await self._begin(plan, own, request)
         holder = await self._begin(plan, lent, request)
-        if self._verdict(decision, operator, holder) is not Effect.DENY and not deferred:
+        if self._verdict(decision, operator, holder) is not Effect.DENY and not decision.deferred:
             for matches, tally in ((own, operator), (lent, holder)):
                 if matches.arguments:
                     await self._look(decision, matches.arguments, tally, arguments)
             if operator.caveats:
                 await self._narrow(decision, operator, arguments)
         effect = self._verdict(decision, operator, holder)
-        self._pen.note(decision, operator, raw)
-        self._pen.note(decision, holder, raw, "caveats")
-        if effect is not Effect.ALLOW:
+        self._pen.note(decision, operator)
+        self._pen.note(decision, holder, "caveats")
+        if effect is Effect.DENY:
             return self._refuse(decision, operator, holder)
+        limits = operator.charges + holder.charges
+        if effect is Effect.ASK or decision.legs or any(line.effect is Effect.ASK for _, line in limits):
+            refused = await self._agreed(decision, operator, holder, arguments)
+            if refused is not None:
+                return refused
         self._after(decision, book)
-        if operator.charges or holder.charges:
-            refusal = await charge(self._store, decision, operator, holder)
+        if asking is not None and (decision.own_after.open or decision.lent_after.open or decision.narrowed):
+            await self._coerce(decision, arguments)  # a question about the result shows them
+        if limits and not decision.charged:
+            refusal = await charging.charge(self._store, decision, operator, holder, decision.beyond)
             if refusal is not None:
                 return self._refused(decision, refusal)
+            decision.charged = True
         self._pen.intent(decision)
         decision.effect = Effect.ALLOW
+        return decision
+
+    async def _agreed(
+        self, decision: Decision, operator: Tally, holder: Tally, arguments: Arguments | None
+    ) -> Decision | None:
+        """Whether everybody who must has agreed; else the decision that asks or refuses. Limits are looked at first."""
+        await self._coerce(decision, arguments)
+        refusal = self.consent.mismatch(decision)
+        if refusal is not None:
+            return self._refused(decision, refusal)
+        tallies = (holder,) if decision.plan.settings.mode == "shadow" else (operator, holder)
+        lines = [line for tally in tallies for line in tally.charges]
+        passed = [] if decision.charged else await charging.look(self._store, lines)
+        closed = [(check, line) for check, line in passed if line.effect is Effect.DENY]
+        refusal = await charging.refused(self._store, decision, closed) if closed else None
+        if refusal is not None:
+            return self._refused(decision, refusal)
+        more = charging.more([(check, line) for check, line in passed if line.effect is Effect.ASK])
+        asks = [ask for tally in tallies for ask in tally.asks] + more
+        refusal = await self.consent.before(decision, asks) if asks else None
+        if refusal is not None:
+            return self._refused(decision, refusal)
+        decision.beyond = frozenset(check for check, _ in more)
+        if not decision.challenges:
+            return None
+        decision.effect, decision.refusal = Effect.ASK, plain_refusal("approval_required")
         return decision
 
     async def _begin(self, plan: Plan, matches: Matches, request: RequestContext) -> Tally:
@@ -192,10 +249,15 @@ class PolicyEngine:
         applying = self.judge.applying(decision.plan, matches, decision.request)
         if not applying:
             return
-        if arguments is not None and not decision.coerced:
+        await self._coerce(decision, arguments)
+        await self.judge.judge(applying, decision.request, tally)
+
+    @staticmethod
+    async def _coerce(decision: Decision, arguments: Arguments | None) -> None:
+        """The arguments in the component's own values, once, where they can be known."""
+        if arguments is not None and not decision.coerced and not decision.deferred:
             decision.request = decision.request.replace(arguments=await arguments())
             decision.coerced = True
-        await self.judge.judge(applying, decision.request, tally)
 
     async def _narrow(self, decision: Decision, tally: Tally, arguments: Arguments | None) -> None:
         """Binds the rules that enforcers returned and judges those that speak of this call; they can only narrow."""
@@ -234,7 +296,7 @@ class PolicyEngine:
     # --- refusals -------------------------------------------------------------------------------------------------
 
     def _refuse(self, decision: Decision, operator: Tally, holder: Tally) -> Decision:
-        """Says why: a hiding refusal first, the operator's, the token's; a question that nobody can answer last."""
+        """Says why: a component that nothing grants first, then a hiding refusal, the operator's, the token's."""
         settings = decision.plan.settings
         tallies = (holder,) if settings.mode == "shadow" else (operator, holder)
         denials = [tally.denied for tally in tallies if tally.denied is not None]
@@ -244,14 +306,10 @@ class PolicyEngine:
             check, verdict = next((d for d in denials if d[0].enforcer.hides), denials[0])
             hidden = check.enforcer.hides and settings.hide_denied
             return self._refused(decision, refusal_for(check, verdict, hidden=hidden), detail=verdict.code)
-        asks = [ask for tally in tallies for ask in tally.asks]
-        decision.challenges = _challenges(asks)
-        return self._refused(decision, plain_refusal("approval_unavailable"), effect=Effect.ASK)
+        raise RuntimeError("a refusal without a reason")
 
-    def _refused(
-        self, decision: Decision, refusal: Refusal, *, detail: str = "", effect: Effect = Effect.DENY
-    ) -> Decision:
-        decision.effect, decision.refusal = effect, refusal
+    def _refused(self, decision: Decision, refusal: Refusal, *, detail: str = "") -> Decision:
+        decision.effect, decision.refusal = Effect.DENY, refusal
         facts: dict[str, Any] = {"code": detail or refusal.code}
         if refusal.policy is not None:
             facts["policy"] = refusal.policy
@@ -277,25 +335,73 @@ class PolicyEngine:
         facts = {"outcome": outcome, "code": code} | ({"detail": detail} if detail else {})
         self._pen.observed(request, self._plan.revision, facts)
 
+    # --- asking ---------------------------------------------------------------------------------------------------
+
+    async def pose(self, decision: Decision, challenge: Challenge, *, held: bytes | None = None) -> Refusal | None:
+        """Opens one of a decision's challenges, so that its answer can be taken, once; the refusal, if it cannot be.
+
+        `held` is the finished result, to be kept until the answer comes with a later request. A store that cannot
+        answer is a refusal.
+        """
+        try:
+            return await self.consent.pose(decision, challenge, held=held)
+        except StoreUnavailable as error:
+            return plain_refusal(error.code)
+
+    def deny(self, decision: Decision, refusal: Refusal) -> Decision:
+        """Ends a decision whose challenges could not be asked, with its final record."""
+        return self._refused(decision, refusal)
+
+    async def asked(self, decision: Decision, *, held: bool = False) -> None:
+        """Ends a request whose challenges its client carries away: the answer comes with another request.
+
+        `held`: the component has run, and its result waits.
+        """
+        try:
+            self._pen.final(decision, "held" if held else "asked", code="approval_required")
+        except AuditUnavailable:
+            logger.error("a question could not be recorded")
+
+    async def answer(self, challenge_id: str, *choices: str, context: RequestContext) -> bool:
+        """Answers a challenge that `ApprovalRequired` named: `deny`, `once` or `period`; True if anything was allowed.
+
+        For hosts that ask their people themselves. `context` says whose challenge it is: the same principal and client
+        that were refused. After the call there is one choice for each question; a single one answers all of them. Each
+        challenge can be answered once. Raises `PolicyViolationError` for one that is gone (`approval_stale`,
+        `grant_used`), for a choice that was not offered, and for one that belongs to an approver out of band.
+        """
+        allowed = await self.consent.answer(challenge_id, choices, context, self._plan.settings)
+        facts = {"leg": challenge_id, "answer": ", ".join(choices), "allowed": allowed}
+        self._audit.event("answer", {"principal": principal_facts(context.principal), **facts})
+        return allowed
+
     # --- after the call -------------------------------------------------------------------------------------------
 
-    async def finish(self, decision: Decision, result: Result, apply: Apply | None = None) -> Outcome:
+    async def finish(
+        self, decision: Decision, result: Result, apply: Apply | None = None, *, asking: Asking | None = None
+    ) -> Outcome:
         """Judges a finished result and says what of it may leave, then writes the final record.
 
         `apply` makes the redacted result; what it returns is `Outcome.applied`. If it raises `ResultWithheld`, or
-        anything else goes wrong, nothing of the result leaves.
+        anything else goes wrong, nothing of the result leaves. With `asking` the outcome may be ASK, with challenges:
+        nothing is recorded then, and `finish` is called again, with the answers, or without `asking`.
         """
         if decision.closed or not decision.allowed:
             raise RuntimeError("finish follows an allowed decision, once")
         try:
-            outcome = await self._finish(decision, result, apply)
-            self._finished(decision, outcome)
+            outcome = await self._finish(decision, result, apply, asking)
+            if outcome.effect is not Effect.ASK:
+                self._finished(decision, outcome)
         except AuditUnavailable as error:
             return Outcome(effect=Effect.DENY, refusal=plain_refusal(error.code))
         return outcome
 
-    async def _finish(self, decision: Decision, result: Result, apply: Apply | None) -> Outcome:
+    async def _finish(self, decision: Decision, result: Result, apply: Apply | None, asking: Asking | None) -> Outcome:
         try:
+            decision.challenges = ()
+            refusal = await self.consent.resume(decision, asking)
+            if refusal is not None:
+                return Outcome(effect=Effect.DENY, refusal=refusal)
             outcome = await self._judge_result(decision, result)
             if outcome.effect is Effect.ALLOW and apply is not None:
                 return Outcome(effect=Effect.ALLOW, redaction=outcome.redaction, applied=apply(outcome.redaction))
@@ -312,35 +418,43 @@ class PolicyEngine:
             more = Rulebook(decision.narrowed).lookup(Phase.AFTER, decision.request.component)
             applying = self.judge.applying(decision.plan, more.folded + more.open, decision.request)
             own = After(own.settled, own.open + tuple(applying))
-        redaction, refusal = await self._edits(decision, own, result, "after")
+        redaction, refusal, asks = await self._edits(decision, own, result, "after")
         if decision.plan.settings.mode == "shadow":
             if refusal is not None or not redaction.is_empty:
                 decision.facts["shadow_after"] = {"withhold": list(redaction.withhold), "refused": refusal is not None}
-            redaction, refusal = Redaction(), None
+            redaction, refusal, asks = Redaction(), None, []
         if refusal is None and decision.lent_after:
             left = _left_of(result, redaction)
-            more_withheld, refusal = await self._edits(decision, decision.lent_after, left, "caveats_after")
-            redaction = redaction | more_withheld
+            more_withheld, refusal, lent = await self._edits(decision, decision.lent_after, left, "caveats_after")
+            redaction, asks = redaction | more_withheld, asks + lent
+        if asks and decision.asking is not None and self.consent.ask_after(decision, asks):
+            return Outcome(effect=Effect.ASK, challenges=decision.challenges)
         if refusal is not None:
             return Outcome(effect=Effect.DENY, refusal=refusal)
         return Outcome(effect=Effect.ALLOW, redaction=redaction)
 
     async def _edits(
         self, decision: Decision, after: After, result: Result, key: str
-    ) -> tuple[Redaction, Refusal | None]:
-        """The union of what these checks withhold; a question that nobody answers withholds its fields."""
+    ) -> tuple[Redaction, Refusal | None, list[Ask]]:
+        """The union of what these checks withhold, a refusal, and the questions that are still open.
+
+        What an open question is about is withheld, or, where that is not a part of the result, all of it is refused.
+        """
         if not after:
-            return Redaction(), None
-        tally = after.settled or Tally()
-        if after.open:
-            tally = tally.copy()
-            await self.judge.judge(after.open, decision.request, tally, result)
-        self._pen.note(decision, tally, None, key)
+            return Redaction(), None, []
+        tally = decision.weighed.get(key)
+        if tally is None:
+            tally = after.settled or Tally()
+            if after.open:
+                tally = tally.copy()
+                await self.judge.judge(after.open, decision.request, tally, result)
+            decision.weighed[key] = tally  # a check's own effects happen once a finished result
+            self._pen.note(decision, tally, key)
         if tally.denied is not None:
-            return Redaction(), refusal_for(*tally.denied, hidden=False)
-        if any(not verdict.edits for _, verdict in tally.asks):
-            return Redaction(), plain_refusal("approval_unavailable")
-        return tally.redaction, None
+            return Redaction(), refusal_for(*tally.denied, hidden=False), []
+        released, asks = await self.consent.after(decision, tally.asks)
+        whole = any(not v.edits for number, (_, v) in enumerate(tally.asks) if number not in released)
+        return tally.redaction(released), plain_refusal("approval_unavailable") if whole else None, asks
 
     def _finished(self, decision: Decision, outcome: Outcome) -> None:
         facts: dict[str, Any] = {"code": "ok"}
@@ -399,17 +513,6 @@ NO_CAVEATS: Final = Rulebook([])
 MAX_RETURNED: Final = 64
 NOT_EVALUATED: Final = "The policy could not be evaluated."
 WITHHELD: Final = "The call ran, and its result cannot be shown."
-
-
-def _challenges(asks: Sequence[tuple[BoundCheck, Any]]) -> tuple[Challenge, ...]:
-    """One challenge an approver, with all of its questions."""
-    gathered: dict[str, list[Any]] = {}
-    for check, verdict in asks:
-        gathered.setdefault(check.rule.approver or "mcp", []).append(verdict.question)
-    return tuple(
-        Challenge(id=secrets.token_hex(16), approver=approver, phase=Phase.BEFORE, questions=tuple(questions))
-        for approver, questions in gathered.items()
-    )
 
 
 def _bind_returned(text: str, plan: Plan) -> BoundCheck:

@@ -17,12 +17,12 @@ class Recorder:
     def __init__(self, audit: AuditLog) -> None:
         self._audit = audit
 
-    def note(self, decision: Decision, tally: Tally, raw: Mapping[str, Any] | None, key: str = "rules") -> None:
+    def note(self, decision: Decision, tally: Tally, key: str = "rules") -> None:
         """Keeps what was judged, and the arguments' digests, for the records to come."""
         if tally.facts:
             decision.facts[key] = tally.facts
-        if raw and not decision.request.arguments and "arguments" not in decision.facts:
-            decision.facts["arguments"] = self._audit.digests(raw)
+        if decision.raw and not decision.request.arguments and "arguments" not in decision.facts:
+            decision.facts["arguments"] = self._audit.digests(decision.raw)
 
     def intent(self, decision: Decision) -> None:
         """The write-ahead record: who is about to run what, with which arguments; the rules follow with the end."""

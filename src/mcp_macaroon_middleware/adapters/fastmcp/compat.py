@@ -156,6 +156,14 @@ def _server_parts() -> bool:
     return isinstance(hints, dict) and all(hasattr(server, name) for name in names)
 
 
+def _boundary() -> bool:
+    from mcp.server.request_state import RequestStateBoundary
+
+    server: FastMCP[Any] = FastMCP("self-test")
+    chain = getattr(server._mcp_server, "middleware", None)
+    return hasattr(server, "_request_state_security") and any(isinstance(m, RequestStateBoundary) for m in chain or ())
+
+
 _EXPECTED: Final[Sequence[tuple[str, Callable[[], bool]]]] = (
     ("FastMCPProviderTool._server", _private(FastMCPProviderTool, "_server", "_original_name")),
     ("FastMCPProviderResource._server", _private(FastMCPProviderResource, "_server", "_original_uri")),
@@ -177,6 +185,7 @@ _EXPECTED: Final[Sequence[tuple[str, Callable[[], bool]]]] = (
     ("the request context", _request_parts),
     ("the server's parts", _server_parts),
     ("the doors of a running component", _doors),
+    ("the boundary of request states", _boundary),
 )
 
 

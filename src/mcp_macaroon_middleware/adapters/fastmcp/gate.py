@@ -34,6 +34,7 @@ from .frames import Frame, LeafKey, Ticket, body, entered, frame, within
 from .passage import Passage, confirmed, unfit
 from .resolve import Found, key_of
 from .shapes import SHAPES
+from .turns import Turn
 
 if TYPE_CHECKING:
     from .guard import Guard
@@ -247,7 +248,7 @@ class LastGate(Transform):
                 found = replace(found, params=arguments)
             return found
 
-        async def proceed() -> Any:
+        async def proceed(turn: Turn) -> Any:
             raw = await self._pass(component, body_, args, kwargs)
             return component.convert_result(raw) if not isinstance(component, Tool) else raw
 

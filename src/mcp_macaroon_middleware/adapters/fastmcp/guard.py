@@ -30,6 +30,7 @@ from .gate import LastGate
 from .identity import NO_ONE, Identity, identify, somebody, source_of
 from .logs import quiet_logs
 from .resolve import Known, Resolver
+from .sealed import seal_states
 from .shapes import Shape
 
 logger: Final = logging.getLogger("mcp_macaroon_middleware")
@@ -152,6 +153,8 @@ class Guard:
         from .middleware import MacaroonMiddleware, Member
 
         quiet_logs()
+        settings = self.runtime.settings
+        seal_states(self.server, self.runtime.keys, settings.audience, timeout=settings.approvals.timeout)
         problems: list[str] = []
         self._gates = []
         for server in tree(self.server):

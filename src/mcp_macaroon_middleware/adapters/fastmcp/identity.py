@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from fastmcp.server.auth import AccessToken
@@ -39,13 +40,17 @@ class Unidentified(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """A principal with what rules may ask about it. `person` is False for machines: nobody can be asked for them."""
+    """A principal with what rules may ask about it. `person` is False for machines: nobody can be asked for them.
+
+    `expires` is when the credential does, an aware UTC datetime.
+    """
 
     principal: Principal = NOBODY
     claims: Mapping[str, Any] = field(default_factory=lambda: EMPTY, repr=False)
     client: str | None = None
     address: str | None = None
     person: bool = True
+    expires: datetime | None = None
 
 
 NO_ONE: Final = Identity(person=False)
@@ -99,6 +104,7 @@ def _bearer(token: AccessToken, settings: IdentitySettings, source: str) -> Iden
         client=token.original_client_id or token.client_id,
         address=_address(),
         person=kind == "user",
+        expires=datetime.fromtimestamp(token.expires_at, UTC) if token.expires_at is not None else None,
     )
 
 

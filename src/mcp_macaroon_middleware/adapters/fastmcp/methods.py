@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from typing import Any, Final
 
 from fastmcp.server.middleware import CallNext, MiddlewareContext
+from mcp.shared.exceptions import MCPError
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from ...core.decisions import Decision
@@ -21,8 +22,9 @@ from .frames import body, entered, frame, within
 from .guard import Guard
 from .identity import Identity, Unidentified
 from .passage import LONGEST_NAME
-from .refusals import method_refusal, protocol_refusal
+from .refusals import method_refusal, protocol_refusal, tool_refusal, wire_form
 from .resolve import Found
+from .sealed import STALE, is_stale
 
 logger: Final = logging.getLogger("mcp_macaroon_middleware")
 
@@ -62,7 +64,7 @@ async def outer(guard: Guard, context: Context, call_next: Next) -> Any:
     if context.type == "notification" or method in OUTSIDE:
         return await _observed(guard, context, call_next)
     if method in COMPONENTS:
-        return await _observed(guard, context, call_next, failed="malformed")
+        return await _component(guard, context, call_next)
     if method == "completion/complete":
         return await _completed(guard, context, call_next)
     return await _ruled(guard, context, call_next)
@@ -76,10 +78,27 @@ async def _observed(guard: Guard, context: Context, call_next: Next, *, failed: 
         await guard.observe(identity, component, outcome="cancelled", code="cancelled")
         raise
     except BaseException as error:
-        await guard.observe(identity, component, outcome="error", code=failed, detail=type(error).__name__)
+        stale = is_stale(error)
+        outcome, code = ("denied", STALE.code) if stale else ("error", failed)
+        await guard.observe(identity, component, outcome=outcome, code=code, detail=type(error).__name__)
         raise
     await guard.observe(identity, component)
     return result
+
+
+async def _component(guard: Guard, context: Context, call_next: Next) -> Any:
+    """What failed before its own handler: a malformed request, or a state that FastMCP's boundary did not take.
+
+    That one asks for no more than to be asked again, and says so in the way of every refusal.
+    """
+    try:
+        return await _observed(guard, context, call_next, failed="malformed")
+    except MCPError as error:
+        if not is_stale(error):
+            raise
+    if context.method == "tools/call":
+        return wire_form(tool_refusal("", STALE), modern=_is_modern(context))
+    raise protocol_refusal(STALE)
 
 
 async def _inside(guard: Guard, context: Context, call_next: Next) -> Any:
@@ -176,9 +195,12 @@ async def _completed(guard: Guard, context: Context, call_next: Next) -> Any:
 
 def _nothing(context: Context) -> dict[str, Any]:
     """An empty completion, in the form of the connection's protocol."""
+    return {"completion": {"values": []}} | ({"resultType": "complete"} if _is_modern(context) else {})
+
+
+def _is_modern(context: Context) -> bool:
     bound = context.fastmcp_context.request_context if context.fastmcp_context is not None else None
-    modern = bound is not None and bound.protocol_version in MODERN_PROTOCOL_VERSIONS
-    return {"completion": {"values": []}} | ({"resultType": "complete"} if modern else {})
+    return bound is not None and bound.protocol_version in MODERN_PROTOCOL_VERSIONS
 
 
 async def _completing(guard: Guard, context: Context) -> Found | None:

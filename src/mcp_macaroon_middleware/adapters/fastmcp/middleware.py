@@ -32,6 +32,7 @@ from .passage import Passage
 from .refusals import protocol_refusal, tool_refusal
 from .resolve import Found
 from .shapes import PROMPT, RESOURCE, TOOL
+from .turns import Turn
 
 logger: Final = logging.getLogger("mcp_macaroon_middleware")
 
@@ -182,7 +183,7 @@ async def call_tool(guard: Guard, context: Context, call_next: Next) -> Any:
         return await call_next(context)
     arguments, known = context.message.arguments or {}, guard.resolver.recall(server, "tool", name, version)
     passage = Passage(guard, TOOL, name, arguments, find, known=known, wants_task=wants_task)
-    return await passage.take(lambda: call_next(context))
+    return await passage.take(lambda turn: call_next(_inside(context, turn)))
 
 
 async def read_resource(guard: Guard, context: Context, call_next: Next) -> Any:
@@ -196,7 +197,7 @@ async def read_resource(guard: Guard, context: Context, call_next: Next) -> Any:
     if frame().tickets and await _decided(guard, server, "resource", uri, version, find):
         return await call_next(context)
     passage = Passage(guard, RESOURCE, uri, {}, find)
-    return await passage.take(lambda: call_next(context))
+    return await passage.take(lambda turn: call_next(_inside(context, turn)))
 
 
 async def get_prompt(guard: Guard, context: Context, call_next: Next) -> Any:
@@ -211,7 +212,7 @@ async def get_prompt(guard: Guard, context: Context, call_next: Next) -> Any:
         return await call_next(context)
     arguments, known = context.message.arguments or {}, guard.resolver.recall(server, "prompt", name, version)
     passage = Passage(guard, PROMPT, name, arguments, find, known=known)
-    return await passage.take(lambda: call_next(context))
+    return await passage.take(lambda turn: call_next(_inside(context, turn)))
 
 
 async def _decided(
@@ -269,6 +270,11 @@ def version_of(context: Context) -> VersionSpec | None:
     if isinstance(version, Mapping):
         return VersionSpec(gte=version.get("gte"), lt=version.get("lt"), eq=version.get("eq"))
     return None
+
+
+def _inside(context: Context, turn: Turn) -> Context:
+    """The request as what runs inside may see it: without our state and answers."""
+    return context.copy(message=turn.message(context.message)) if turn.ours else context
 
 
 def _server(context: Context) -> FastMCP[Any]:

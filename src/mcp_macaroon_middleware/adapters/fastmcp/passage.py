@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from fastmcp import FastMCP
@@ -16,19 +16,23 @@ from fastmcp.exceptions import PromptError, ToolError, ValidationError
 from fastmcp.tools.base import ToolResult
 from mcp_types import EmbeddedResource
 
-from ...core.decisions import Decision, Outcome
+from ...core.asks import Asking
+from ...core.decisions import Decision, Outcome, plain_refusal
 from ...core.rejudging import rejudge
-from ...errors import ArgumentsInvalid
-from ...model import Component, Effect, Refusal
+from ...errors import ArgumentsInvalid, ResultWithheld, StoreUnavailable
+from ...model import Challenge, Component, Effect, Refusal, RequestContext
 from .arguments import coerced, is_local, sendable, through
+from .asking import Conversation, OnTheWire, Replies, can_ask
 from .compat import AnyComponent, is_guarded
 from .doors import held
 from .embedding import carried
 from .frames import Frame, Ticket, body, frame, ticketed, within
+from .freezing import freeze, thaw
 from .identity import Identity, Unidentified
-from .refusals import FixedText
+from .refusals import FixedText, protocol_refusal
 from .resolve import Found, Objection
-from .shapes import Shape
+from .shapes import TOOL, Shape
+from .turns import FIRST, Turn, is_ours, state_text
 
 if TYPE_CHECKING:
     from .guard import Guard
@@ -46,7 +50,7 @@ RESULT_UNKNOWN: Final = Refusal(
 UNJUDGED: Final = Refusal(code="internal", reason="The call ran, and its result could not be checked.")
 LONGEST_NAME: Final = 400
 
-Proceed = Callable[[], Awaitable[Any]]
+Proceed = Callable[[Turn], Awaitable[Any]]
 Find = Callable[[], Awaitable[Found | Objection | None]]
 
 
@@ -71,7 +75,7 @@ class Passage:
     is code.
     """
 
-    __slots__ = ("arguments", "asked", "find", "guard", "known", "raises", "shape", "wants_task")
+    __slots__ = ("arguments", "asked", "find", "guard", "known", "raises", "shape", "talk", "wants_task")
 
     def __init__(
         self,
@@ -93,6 +97,7 @@ class Passage:
         self.known = known
         self.raises = raises
         self.wants_task = wants_task
+        self.talk: Conversation | None = None
 
     async def take(self, proceed: Proceed) -> Any:
         """The call's answer: what `proceed` returns, without what may not leave; or a refusal, returned or raised."""
@@ -102,10 +107,13 @@ class Passage:
         identity, found, expected = prepared
         if self.wants_task is not None and self.wants_task(found):
             return await self._recorded(NO_TASKS, found.component, identity)
-        decision = await self._decided(identity, found, expected)
-        if decision.refusal is not None:
-            return self._refuse(decision.refusal)
-        return await self._run(Ticket(found, decision, self.guard, expected), proceed)
+        if not self.raises and can_ask():
+            self.talk = Conversation(self.guard, identity)
+        decision = await self._agreed(identity, found, expected)
+        if not isinstance(decision, Decision):
+            return decision
+        ticket = Ticket(found, decision, self.guard, expected)
+        return await (self._run(ticket, proceed) if decision.held is None else self._released(ticket, decision.held))
 
     # --- before ---------------------------------------------------------------------------------------------------
 
@@ -139,14 +147,52 @@ class Passage:
         except ArgumentsInvalid:
             return None  # FastMCP's transform refuses them itself, and says why
 
-    async def _decided(self, identity: Identity, found: Found, expected: dict[str, Any] | None) -> Decision:
+    async def _agreed(self, identity: Identity, found: Found, expected: dict[str, Any] | None) -> Any:
+        """The decision that allows the call, once everybody who must has agreed; else the answer to the request."""
+        request = self.guard.request(identity, found.component, nested=frame().depth > 0)
+        asking = self.talk.asking(found) if self.talk is not None else None
+        while True:
+            decision = await self._decided(request, found, expected, asking)
+            if decision.effect is not Effect.ASK or self.talk is None or asking is None:
+                return decision if decision.refusal is None else self._refuse(decision.refusal)
+            step = await self._ask(self.talk, decision, decision.challenges)
+            if isinstance(step, Refusal):
+                return self._refuse(self.guard.engine.deny(decision, step).refusal or step)
+            if isinstance(step, OnTheWire):
+                await self.guard.engine.asked(decision)
+                return self.shape.asks(step.result)
+            asking = asking.answered(step)
+
+    async def _ask(
+        self,
+        talk: Conversation,
+        decision: Decision,
+        challenges: Sequence[Challenge],
+        freeze: Callable[[], bytes] | None = None,
+    ) -> Replies | OnTheWire | Refusal:
+        """The answers; a call that ends while somebody is being asked has its record."""
+        try:
+            return await talk.ask(decision, challenges, freeze)
+        except asyncio.CancelledError:
+            await self.guard.engine.fail(decision, "cancelled")
+            raise
+        except Exception as error:
+            logger.error("a question could not be asked: %s", type(error).__name__)
+            return plain_refusal("approval_failed")
+
+    async def _decided(
+        self, request: RequestContext, found: Found, expected: dict[str, Any] | None, asking: Asking | None
+    ) -> Decision:
         async def values() -> Mapping[str, Any]:
             return coerced(found.leaf, expected or {}, found.server)
 
-        request = self.guard.request(identity, found.component, nested=frame().depth > 0)
         try:
             return await self.guard.engine.decide(
-                request, arguments=values, raw=self.arguments or found.params, deferred=expected is None
+                request,
+                arguments=values,
+                raw=self.arguments or found.params,
+                deferred=expected is None,
+                asking=asking,
             )
         except ArgumentsInvalid as error:
             raise self._invalid(error) from None
@@ -179,27 +225,35 @@ class Passage:
         return await self._finished(ticket, result)
 
     async def _proceed(self, ticket: Ticket, proceed: Proceed) -> Any:
-        with within(self._frame(ticket)):
-            return await proceed()
+        turn = self.talk.turn if self.talk is not None else FIRST
+        with within(self._frame(ticket)), turn.inside():
+            return await proceed(turn)
 
     def _frame(self, ticket: Ticket) -> Frame:
         """The frame that the call goes on in. A tool that no gate stands around gets its body's frame here."""
         current = ticketed(frame(), ticket)
         return current if is_guarded(ticket.found.offered) else body(current, (ticket,))
 
+    async def _released(self, ticket: Ticket, held: bytes) -> Any:
+        """The result of a call that ran in an earlier request, and has waited for an answer since."""
+        try:
+            result = thaw(held)
+        except ResultWithheld:
+            await self.guard.engine.fail(ticket.decision, "withheld", "the held result cannot be read")
+            return self._refuse(RESULT_UNKNOWN)
+        return await self._finished(ticket, result)
+
     async def _finished(self, ticket: Ticket, result: Any) -> Any:
         engine, decision = self.guard.engine, ticket.decision
         if isinstance(result, self.shape.asking) and not decision.after:
-            await engine.fail(decision, "input_required")
-            return result
+            return await self._asks_itself(decision, result)
         if not isinstance(result, self.shape.result):
             await engine.fail(decision, "withheld", f"a result of type {type(result).__name__}")
             return self._refuse(RESULT_UNKNOWN)
         try:
             if self.shape.name != "resource" and _embeds(result):
                 result = await carried(self.guard, ticket, result)
-            redactor = self.guard.redactor(self.shape, ticket, result)
-            outcome = await engine.finish(decision, self.shape.view(result), redactor)
+            outcome = await self._outcome(ticket, result)
         except Exception as error:
             logger.error("a result could not be judged: %s", type(error).__name__)
             outcome = Outcome(effect=Effect.DENY, refusal=UNJUDGED)
@@ -207,12 +261,54 @@ class Passage:
         finally:
             if not decision.closed:
                 await engine.fail(decision, "cancelled")
+        if isinstance(outcome, OnTheWire):
+            return self.shape.asks(outcome.result)
         return self._refuse(outcome.refusal) if outcome.refusal is not None else outcome.applied
+
+    async def _outcome(self, ticket: Ticket, result: Any) -> Outcome | OnTheWire:
+        """What of a finished result may leave, once those who must have been asked; or the question on its way."""
+        engine, decision = self.guard.engine, ticket.decision
+        redactor = self.guard.redactor(self.shape, ticket, result)
+        talk = self.talk if self.talk is not None and decision.after else None
+        asking = talk.asking(ticket.found).answered({}) if talk is not None else None
+        while True:
+            outcome = await engine.finish(decision, self.shape.view(result), redactor, asking=asking)
+            if outcome.effect is not Effect.ASK or talk is None or asking is None:
+                return outcome
+            step = await self._ask(talk, decision, outcome.challenges, lambda: freeze(result))
+            if isinstance(step, OnTheWire):
+                await engine.asked(decision, held=True)
+                return step
+            asking = None if isinstance(step, Refusal) else asking.answered(step)
+
+    async def _asks_itself(self, decision: Decision, result: Any) -> Any:
+        """A component that asks its client: what was approved and charged goes with its question."""
+        engine, question = self.guard.engine, result.input_required
+        try:
+            leg = await engine.consent.park(decision)
+        except StoreUnavailable as error:
+            await engine.fail(decision, "withheld", error.code)
+            return self._refuse(plain_refusal(error.code))
+        await engine.fail(decision, "input_required")
+        if leg is None and not is_ours(question.request_state):
+            return result
+        state = state_text(leg=leg, inner=question.request_state)
+        return self.shape.asks(question.model_copy(update={"request_state": state}))
 
     # --- refusals -------------------------------------------------------------------------------------------------
 
     def _refuse(self, refusal: Refusal) -> Any:
-        return self.shape.refuse(self.asked, refusal, self.raises or frame().depth > 0)
+        nested = self.raises or frame().depth > 0
+        if self.shape is not TOOL and self._lacks_forms(refusal):
+            raise protocol_refusal(refusal, lacks_elicitation=True)
+        return self.shape.refuse(self.asked, refusal, nested)
+
+    def _lacks_forms(self, refusal: Refusal) -> bool:
+        """Whether nothing but a client that can show forms would help."""
+        if self.talk is None or refusal.approval is None or not self.talk.lacks_forms():
+            return False
+        found = self.guard.engine.consent.approvers.get(refusal.approval)
+        return found is not None and found.in_band
 
     async def _recorded(self, refusal: Refusal, component: Component, identity: Identity) -> Any:
         return self._refuse(await self._recorded_refusal(refusal, component, identity))

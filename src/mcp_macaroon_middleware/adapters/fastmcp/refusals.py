@@ -14,7 +14,7 @@ from typing import Any, Final
 from fastmcp.exceptions import NotFoundError, ToolError
 from fastmcp.tools.base import ToolResult
 from mcp.shared.exceptions import MCPError
-from mcp_types import METHOD_NOT_FOUND, MISSING_REQUIRED_CLIENT_CAPABILITY, TextContent
+from mcp_types import METHOD_NOT_FOUND, MISSING_REQUIRED_CLIENT_CAPABILITY, CallToolResult, TextContent
 
 from ...model import Refusal
 
@@ -33,6 +33,16 @@ NEXT: Final[Mapping[str, str]] = {
     "claim_missing": "Sign in with an account that this server knows more of.",
     "no_identity": "Connect as a client first.",
     "approval_unavailable": "Tell the user that somebody with the right to do it must do it.",
+    "approval_too_long": "Call with shorter arguments, or have it done by somebody with the right to.",
+    "approval_cancelled": "Do not repeat the call, unless the user asks for it.",
+    "approval_timeout": "Do not repeat the call, unless the user asks for it.",
+    "approval_invalid": "Call again to be asked again.",
+    "approval_failed": "Try again later; if it stays, the server's operator must act.",
+    "approval_stale": "Call again, without the old state, to be asked again.",
+    "grant_used": "Call again, without the old state, to be asked again.",
+    "request_changed": "Call again to be asked about this call.",
+    "declined": "Do not repeat the call.",
+    "too_many_pending": "Wait until earlier questions are answered.",
     "rate_limited": "Wait before the next call.",
     "attempts_exhausted": "Do not repeat the call; no attempts are left.",
     "completion_refused": "Type the value in full.",
@@ -110,6 +120,13 @@ def tool_refusal(name: str, refusal: Refusal, *, nested: bool = False) -> ToolRe
         raise nested_refusal(refusal) from None
     content = [TextContent(type="text", text=sentence(refusal))]
     return ToolResult(content=content, meta={META: facts(refusal)}, is_error=True)
+
+
+def wire_form(result: ToolResult, *, modern: bool) -> dict[str, Any]:
+    """A refused tool call as it goes on the wire, for where FastMCP takes nothing else."""
+    call = CallToolResult(content=result.content, is_error=result.is_error, _meta=result.meta)
+    wire: dict[str, Any] = call.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return {key: value for key, value in wire.items() if modern or key != "resultType"}
 
 
 def nested_refusal(refusal: Refusal) -> ToolError:

@@ -10,6 +10,7 @@ from fastmcp.exceptions import NotFoundError
 from fastmcp.prompts.base import InputRequiredPromptResult, PromptResult
 from fastmcp.resources.base import InputRequiredResourceResult, ResourceResult
 from fastmcp.tools.base import InputRequiredToolResult, ToolResult
+from mcp_types import InputRequiredResult
 
 from ...model import Kind, Redaction, Refusal, Result
 from .refusals import prompt_refusal, resource_refusal, tool_refusal
@@ -30,6 +31,10 @@ class Shape:
     view: Callable[[Any], Result]
     rebuild: Rebuild
     refuse: Callable[[str, Refusal, bool], Any]
+
+    def asks(self, result: InputRequiredResult) -> Any:
+        """A result that asks the client."""
+        return self.asking(result)
 
 
 def _refuse_tool(name: str, refusal: Refusal, nested: bool) -> Any:

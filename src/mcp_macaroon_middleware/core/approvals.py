@@ -1,0 +1,392 @@
+"""What people have approved and declined, and what they are being asked: the only module that keeps any of it.
+
+Grants, declines and legs are sealed records under names that say whose and what they are. What allows must be there and
+is taken; what forbids (a decline, a used id) is also kept in memory, so that emptying the store forgets nothing that
+matters (laws L4, L5). It never waits for a person and judges no rule.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from pydantic_core import to_jsonable_python
+
+from ..errors import TokenInvalid
+from ..model import ONCE, PERIOD, Assurance, Caller, Component, Grant, Phase, thawed
+from ..plugin.contract import Amount, Clock, Entry, Store
+from ..plugin.namespace import Namespaced
+from ..tokens import KeyRing
+from ..tokens.grants import read_grant, sign_grant
+from . import epoch
+from .asks import Ask, Call, component_key
+from .binding import PlanSettings
+from .legs import Leg
+from .sealing import Broken, Sealer
+
+logger: Final = logging.getLogger("mcp_macaroon_middleware")
+
+Serves = Callable[[Grant, Ask], bool]
+
+LONGEST: Final = 86_400.0
+NAMESPACE: Final = "approvals"
+REMEMBERED: Final = 100_000
+HELD: Final = 1_000_000
+"""Bytes of a finished result that are held while a person thinks."""
+
+
+@dataclass(slots=True)
+class Standing:
+    """How questions stand: answered by `grants`, declined, or open. `once` are stored grants to be taken for this call.
+
+    A question is answered only if every one of its fields is.
+    """
+
+    released: list[Ask] = field(default_factory=list)
+    declined: list[Ask] = field(default_factory=list)
+    open: list[Ask] = field(default_factory=list)
+    grants: list[Grant] = field(default_factory=list)
+    once: list[tuple[str, Grant]] = field(default_factory=list)
+
+
+class Approvals:
+    """Approvals in one store, for one server. Raises `StoreUnavailable` where the store cannot answer."""
+
+    def __init__(
+        self,
+        *,
+        keys: KeyRing,
+        store: Store,
+        audience: str,
+        clock: Clock,
+        event: Callable[[str, Mapping[str, Any]], None],
+    ) -> None:
+        self._keys = keys
+        self._store: Store = Namespaced(store, NAMESPACE)
+        self._audience = audience
+        self._clock = clock
+        self._event = event
+        self._sealer = Sealer(keys, audience)
+        self._epoch = epoch.Epoch(self._store, self._sealer, renewed=self._renewed)
+        self._used = Forbidden()
+        self._declined = Forbidden()
+
+    def __repr__(self) -> str:
+        return "Approvals(…)"
+
+    # --- names and digests ----------------------------------------------------------------------------------------
+
+    def call_of(self, caller: Caller, component: Component, arguments: Mapping[str, Any]) -> Call:
+        """The very call; digests are keyed, so that nobody can guess arguments from them."""
+        return Call(
+            caller=caller.key,
+            component=component_key(component),
+            definition=component.digest,
+            arguments=self._digest("arguments", to_jsonable_python(thawed(arguments), fallback=_unequal)),
+        )
+
+    def _digest(self, what: str, *parts: Any) -> str:
+        text = json.dumps([what, *parts], sort_keys=True, ensure_ascii=True).encode()
+        return hmac.digest(self._keys.derive("digest", self._audience), text, hashlib.sha256).hex()[:40]
+
+    def _grant_name(self, call: Call, phase: Phase, rule: str, part: str, scope: str) -> str:
+        return "grant/" + self._digest("grant", call.caller, phase.value, call.component, rule, part, scope)
+
+    def _decline_name(self, call: Call, phase: Phase, rule: str) -> str:
+        return "declined/" + self._digest("declined", call.caller, phase.value, call.component, rule, call.arguments)
+
+    def _leg_name(self, caller: str, leg_id: str) -> str:
+        return f"leg/{self._digest('caller', caller)}/{leg_id}"
+
+    # --- how questions stand --------------------------------------------------------------------------------------
+
+    async def stand(
+        self, call: Call, phase: Phase, asks: Sequence[Ask], hand: Sequence[Grant], serves: Serves
+    ) -> Standing:
+        """How questions about a call stand, by the grants in hand and those in the store, in one read of it.
+
+        `serves` says whether the approver of a grant still may answer a question.
+        """
+        names = [epoch.NAME]
+        for ask in asks:
+            names.append(self._decline_name(call, phase, ask.rule))
+            for part in ask.fields:
+                names += [self._grant_name(call, phase, ask.rule, part, scope) for scope in _scopes(call, ask)]
+        found = dict(zip(names, await self._store.get(names), strict=True))
+        since = await self._epoch.since(found[epoch.NAME])
+        look = _Look(call=call, phase=phase, hand=hand, found=found, since=since, serves=serves)
+        standing = Standing()
+        for ask in asks:
+            self._place(standing, look, ask)
+        return standing
+
+    def _place(self, standing: Standing, look: _Look, ask: Ask) -> None:
+        """Puts one question where it belongs. A decline that cannot be read is one."""
+        decline = self._decline_name(look.call, look.phase, ask.rule)
+        if decline in self._declined or look.found[decline] is not None:
+            standing.declined.append(ask)
+            return
+        covering = [self._covering(look, ask, part) for part in ask.fields]
+        found = [each for each in covering if each is not None]
+        if len(found) < len(covering):
+            standing.open.append(ask)
+            return
+        standing.released.append(ask)
+        standing.grants += [grant for _, grant in found]
+        standing.once += [(name, grant) for name, grant in found if name and grant.uses == ONCE]
+
+    def _covering(self, look: _Look, ask: Ask, part: str) -> tuple[str, Grant] | None:
+        """A grant that releases this part, with its name if it lies in the store."""
+
+        def good(grant: Grant) -> bool:
+            return self._holds(grant, look) and _is_for(grant, ask, part) and look.serves(grant, ask)
+
+        for grant in look.hand:
+            if good(grant):
+                return "", grant
+        for scope in _scopes(look.call, ask):
+            name = self._grant_name(look.call, look.phase, ask.rule, part, scope)
+            stored = self._read_grant(name, look.found[name])
+            if stored is not None and stored.id not in self._used and good(stored):
+                return name, stored
+        return None
+
+    def _holds(self, grant: Grant, look: _Look) -> bool:
+        """Whether a signed grant is for this very caller, component and phase, and has not ended or been undone."""
+        call = look.call
+        same = (grant.caller, grant.component, grant.definition) == (call.caller, call.component, call.definition)
+        values = grant.arguments is None or hmac.compare_digest(grant.arguments, call.arguments)
+        alive = grant.issued_at >= look.since and self._clock.now().timestamp() < grant.expires
+        return same and values and alive and grant.phase is look.phase
+
+    def _read_grant(self, name: str, entry: Entry | None) -> Grant | None:
+        if entry is None:
+            return None
+        try:
+            text = self._sealer.open("record", name, entry.value).decode()
+            return read_grant(self._keys, text, audience=self._audience)
+        except (Broken, TokenInvalid, UnicodeDecodeError):
+            self._broken("grant")
+            return None
+
+    def read(self, texts: Iterable[str]) -> list[Grant]:
+        """The grants of a leg; one whose key is gone is left out."""
+        grants = []
+        for text in texts:
+            try:
+                grants.append(read_grant(self._keys, text, audience=self._audience))
+            except TokenInvalid:
+                self._broken("grant of a leg")
+        return grants
+
+    def write(self, grants: Iterable[Grant]) -> tuple[str, ...]:
+        """Grants as texts, for a leg to carry."""
+        return tuple(sign_grant(self._keys, grant) for grant in grants)
+
+    # --- grants ---------------------------------------------------------------------------------------------------
+
+    async def issue(
+        self, leg: Leg, choices: Sequence[str], assurance: Assurance, *, store_once: bool = False
+    ) -> list[Grant]:
+        """The grants of an answer. Those for a period are stored; `store_once`: those for this call too."""
+        now = await self._store.now()
+        per_question = leg.phase is Phase.AFTER
+        issued: list[Grant] = []
+        for number, asked in enumerate(leg.asked):
+            group = number if per_question else 0
+            choice = choices[group]
+            if choice not in (ONCE, PERIOD):
+                continue
+            same = asked.same_values if per_question else any(each.same_values for each in leg.asked)
+            lasts = leg.seconds[group]
+            for part in asked.fields:
+                grant = Grant(
+                    id=secrets.token_urlsafe(16),
+                    key_id=self._keys.current,
+                    audience=self._audience,
+                    caller=leg.call.caller,
+                    phase=leg.phase,
+                    component=leg.call.component,
+                    definition=leg.call.definition,
+                    rule=asked.rule,
+                    arguments=leg.call.arguments if same or choice == ONCE else None,
+                    field=part,
+                    approver=leg.approver,
+                    assurance=assurance,
+                    uses=choice,
+                    issued_at=now,
+                    expires=now + lasts,
+                )
+                issued.append(grant)
+                if choice == PERIOD or store_once:
+                    await self._keep(leg, grant, own_values=asked.same_values, lasts=lasts)
+        return issued
+
+    async def _keep(self, leg: Leg, grant: Grant, *, own_values: bool, lasts: float) -> None:
+        """Stores a grant where a later call of the same kind will look for it."""
+        arguments = leg.call.arguments
+        period = arguments if own_values else "any"
+        scope = f"once {arguments}" if grant.uses == ONCE else period
+        name = self._grant_name(leg.call, leg.phase, grant.rule, grant.field, scope)
+        text = sign_grant(self._keys, grant)
+        await self._store.put(name, self._sealer.seal("record", name, text.encode()), lasts)
+
+    async def spend(self, once: Sequence[tuple[str, Grant]]) -> bool:
+        """Takes grants that are good for one call; False unless every one of them was there and unused.
+
+        A reply that is lost counts as taken: `StoreUnavailable` is raised and the call does not run.
+        """
+        good = True
+        for name, grant in once:
+            fresh = grant.id not in self._used
+            self._used.add(grant.id, grant.expires - grant.issued_at)
+            taken = self._read_grant(name, _entry(await self._store.take(name)))
+            good = good and fresh and taken is not None and taken.id == grant.id
+        return good
+
+    async def decline(self, leg: Leg, asked: Iterable[str], seconds: float) -> None:
+        """Remembers a decline, for this caller and this very call."""
+        for rule in asked:
+            name = self._decline_name(leg.call, leg.phase, rule)
+            self._declined.add(name, seconds)
+            await self._store.put(name, self._sealer.seal("record", name, b"declined"), seconds)
+
+    # --- legs -----------------------------------------------------------------------------------------------------
+
+    async def new_leg(self, leg: Leg, lasts: float) -> Leg:
+        """The leg with its times, in the store's own."""
+        now = await self._store.now()
+        return replace(leg, issued_at=now, expires=now + lasts)
+
+    async def room(self, principal: str, settings: PlanSettings) -> bool:
+        """Counts one more question of a principal's; False where too many were asked within the time that each is open.
+
+        So at most `max_pending` are open at any time, and a loop cannot ask without end (THREATS F14).
+        """
+        terms = settings.approvals
+        line = Amount(
+            key="asked/" + self._digest("asked", principal),
+            amount=1,
+            limit=terms.max_pending,
+            window=float(terms.timeout),
+        )
+        return (await self._store.add([line])).ok
+
+    async def put(self, leg: Leg) -> bool:
+        """Stores a leg until it ends; False if what it holds is too large."""
+        if leg.held is not None and len(leg.held) > HELD:
+            return False
+        name = self._leg_name(leg.call.caller, leg.id)
+        purpose = "held" if leg.held is not None else "record"
+        lasts = max(leg.expires - leg.issued_at, 1.0)
+        await self._store.put(name, purpose.encode() + b":" + self._sealer.seal(purpose, name, leg.to_bytes()), lasts)
+        return True
+
+    async def take(self, caller: str, leg_id: str) -> Leg | str:
+        """The leg, once and never again; or the code of why there is none: `grant_used` or `approval_stale`.
+
+        A reply that is lost counts as taken: `StoreUnavailable` is raised, and the leg is used.
+        """
+        name = self._leg_name(caller, leg_id)
+        since = await self._epoch.since((await self._store.get([epoch.NAME]))[0])
+        if name in self._used:
+            return "grant_used"
+        self._used.add(name, LONGEST)
+        taken = await self._store.take(name)
+        if taken is None:
+            self._used.discard(name)
+            return "approval_stale"
+        leg = self._read_leg(name, taken)
+        late = leg is None or leg.issued_at < since or self._clock.now().timestamp() >= leg.expires
+        return "approval_stale" if leg is None or leg.id != leg_id or late else leg
+
+    async def withdraw(self, caller: str, leg_id: str) -> None:
+        """Removes a question that nobody will answer any more."""
+        name = self._leg_name(caller, leg_id)
+        self._used.add(name, LONGEST)
+        await self._store.take(name)
+
+    def _read_leg(self, name: str, raw: bytes) -> Leg | None:
+        purpose, _, sealed = raw.partition(b":")
+        try:
+            if purpose not in (b"held", b"record"):
+                raise Broken("an unknown kind of record")
+            return Leg.from_bytes(self._sealer.open(purpose.decode(), name, sealed))
+        except (Broken, ValueError, TypeError, LookupError):
+            self._broken("leg")
+            return None
+
+    # --- events ---------------------------------------------------------------------------------------------------
+
+    def _renewed(self, why: str) -> None:
+        if why != "missing":
+            logger.warning("the store of approvals is %s: what was approved before counts no more", why)
+        self._event("epoch", {"why": why})
+
+    def _broken(self, what: str) -> None:
+        logger.warning("a stored %s was not written by this server, and counts for nothing", what)
+        self._event("record_broken", {"what": what})
+
+
+class Forbidden:
+    """What forbids, by name, for a while, in memory; bounded: what ends first is forgotten first."""
+
+    def __init__(self, most: int = REMEMBERED) -> None:
+        self._ends: dict[str, float] = {}
+        self._most = most
+
+    def add(self, name: str, seconds: float) -> None:
+        """Remembers a name for that long."""
+        now = time.monotonic()
+        self._ends[name] = max(self._ends.get(name, 0.0), now + seconds)
+        if len(self._ends) > self._most:
+            kept = sorted(self._ends.items(), key=lambda item: item[1])[self._most // 4 :]
+            self._ends = {key: end for key, end in kept if end > now}
+
+    def discard(self, name: str) -> None:
+        """Forgets a name that forbids nothing after all."""
+        self._ends.pop(name, None)
+
+    def __contains__(self, name: str) -> bool:
+        end = self._ends.get(name)
+        if end is not None and end <= time.monotonic():
+            del self._ends[name]
+            return False
+        return end is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Look:
+    """One look at how questions stand: what was found, and by what it is judged."""
+
+    call: Call
+    phase: Phase
+    hand: Sequence[Grant]
+    found: Mapping[str, Entry | None]
+    since: float
+    serves: Serves
+
+
+def _scopes(call: Call, ask: Ask) -> tuple[str, str]:
+    """Where grants for a question may lie: for this very call, and for a period."""
+    return f"once {call.arguments}", call.arguments if ask.same_values else "any"
+
+
+def _is_for(grant: Grant, ask: Ask, part: str) -> bool:
+    return hmac.compare_digest(grant.rule, ask.rule) and grant.field == part
+
+
+def _entry(value: bytes | None) -> Entry | None:
+    return Entry(value=value, version="") if value is not None else None
+
+
+def _unequal(value: Any) -> str:
+    """For what is no data: never equal to anything, so that no approval fits it again."""
+    return secrets.token_hex(16)

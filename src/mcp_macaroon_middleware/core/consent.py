@@ -1,0 +1,442 @@
+"""Finds who must agree to a decision and whether they have: takes legs, weighs grants, words challenges, keeps answers.
+
+It sits between the engine, which judges rules, and `approvals`, which keeps what people said. It never waits for a
+person: a challenge is handed out, and the answer comes with a later request or call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, Final
+
+from ..errors import PolicyViolationError
+from ..model import (
+    DENY,
+    ONCE,
+    PERIOD,
+    Answer,
+    Challenge,
+    Choice,
+    Grant,
+    Phase,
+    Question,
+    Refusal,
+    Reply,
+    RequestContext,
+    Verdict,
+)
+from . import wording
+from .approvals import Approvals, Standing
+from .approvers import Approvers, OpenApprover
+from .asks import Ask, Asking, Call, caller_of, offered
+from .binding import BoundCheck, PlanSettings
+from .decisions import Decision, plain_refusal
+from .legs import Asked, Leg
+
+logger: Final = logging.getLogger("mcp_macaroon_middleware")
+
+Pair = tuple[BoundCheck, Verdict]
+Arguments = Callable[[], Awaitable[Mapping[str, Any]]]
+ENDINGS: Final[Mapping[str, str]] = {
+    "declined": "declined",
+    "cancelled": "approval_cancelled",
+    "timeout": "approval_timeout",
+    "invalid": "approval_invalid",
+    "failed": "approval_failed",
+}
+
+
+class Consent:
+    """The questions of one engine's decisions. Without `approvals` nobody can be asked."""
+
+    def __init__(self, approvals: Approvals | None, approvers: Approvers) -> None:
+        self._approvals = approvals
+        self.approvers = approvers
+
+    # --- what this request answers --------------------------------------------------------------------------------
+
+    async def resume(self, decision: Decision, asking: Asking | None) -> Refusal | None:
+        """Takes every leg that this request goes on with, before anything else is looked at, and reads its answer.
+
+        The refusal, if a leg is gone or the answer to a question before the call is a no.
+        """
+        decision.asking = asking
+        if asking is None or not (asking.replies or asking.leg):
+            return None
+        if self._approvals is None:
+            return plain_refusal("approval_stale")
+        taken: list[tuple[Leg, Reply | Answer | None]] = []
+        for leg_id, reply in [*asking.replies.items(), *([(asking.leg, None)] if asking.leg else [])]:
+            leg = await self._approvals.take(_caller(decision), leg_id)
+            if isinstance(leg, str):
+                return plain_refusal(leg)
+            taken.append((leg, reply))
+        for leg, reply in taken:
+            refusal = await self._read(decision, leg, reply)
+            if refusal is not None:
+                return refusal
+        return None
+
+    async def _read(self, decision: Decision, leg: Leg, reply: Reply | Answer | None) -> Refusal | None:
+        assert self._approvals is not None
+        decision.legs.append(leg)
+        decision.hand += self._approvals.read(leg.grants)
+        decision.charged = decision.charged or leg.charged
+        if leg.held is not None:
+            decision.held = leg.held
+        if not leg.asked:
+            return None if reply is None else plain_refusal("approval_stale")
+        answer = self._answer(leg, reply)
+        decision.note("answers", {"leg": leg.id, "approver": leg.approver, "answer": _said(answer)})
+        host = decision.asking is not None and decision.asking.host
+        issued = await self.keep(leg, answer, decision.plan.settings, store_once=host)
+        if not host:  # a host comes back with the same call and no leg: what it was given lies in the store
+            decision.hand += issued
+        if leg.phase is Phase.AFTER:
+            decision.settled |= {asked.rule for asked in leg.asked}
+            return None
+        return None if issued else plain_refusal(ENDINGS.get(answer.ending, "declined"))
+
+    def _answer(self, leg: Leg, reply: Reply | Answer | None) -> Answer:
+        """What was chosen, by the approver's own reading of it; a fault and a choice not offered are no answer."""
+        found = self.approvers.get(leg.approver)
+        if found is None or reply is None:
+            return Answer(ending="failed")
+        if isinstance(reply, Reply):
+            if not found.in_band:
+                return Answer(ending="invalid")
+            try:
+                reply = found.approver.read(leg.challenge, reply)
+            except Exception as error:
+                logger.error("approver %s failed: %s", leg.approver, type(error).__name__)
+                return Answer(ending="failed")
+        return checked(reply, leg.choices)
+
+    async def keep(self, leg: Leg, answer: Answer, settings: PlanSettings, *, store_once: bool = False) -> list[Grant]:
+        """Keeps an answer: grants for what was allowed, and for a while that the rest was declined."""
+        assert self._approvals is not None
+        found = self.approvers.get(leg.approver)
+        choices = answer.choices if answer.ending == "answered" else ()
+        if answer.ending == "declined":
+            choices = (DENY,) * len(leg.choices)
+        if not choices or found is None:
+            return []
+        whose = choices if leg.phase is Phase.AFTER else choices * len(leg.asked)
+        declined = [asked.rule for asked, choice in zip(leg.asked, whose, strict=True) if choice == DENY]
+        await self._approvals.decline(leg, declined, settings.deny_expiry)
+        return await self._approvals.issue(leg, choices, found.kind.assurance, store_once=store_once)
+
+    def mismatch(self, decision: Decision) -> Refusal | None:
+        """A leg of another call: other arguments, or a component that has changed since (THREATS F10, C10)."""
+        if not decision.legs or self._approvals is None:
+            return None
+        call = self._call(decision)
+        if all(leg.call == call for leg in decision.legs):
+            return None
+        return plain_refusal("request_changed")
+
+    # --- before the call ------------------------------------------------------------------------------------------
+
+    async def before(self, decision: Decision, pairs: Sequence[Pair]) -> Refusal | None:
+        """Whether everybody has agreed to the call; if not, why not, or `decision.challenges` says what to ask."""
+        settings = decision.plan.settings
+        asks = [Ask.of(check, verdict, settings) for check, verdict in pairs]
+        if self._approvals is None:
+            return plain_refusal("approval_unavailable")
+        standing = await self._stand(decision, Phase.BEFORE, asks)
+        if standing.declined:
+            return plain_refusal("declined")
+        if standing.open:
+            return self._challenge(decision, Phase.BEFORE, standing.open)
+        if standing.once and not await self._approvals.spend(standing.once):
+            return plain_refusal("grant_used")
+        self._remember(decision, standing)
+        return None
+
+    # --- after the call -------------------------------------------------------------------------------------------
+
+    async def after(self, decision: Decision, pairs: Sequence[Pair]) -> tuple[frozenset[int], list[Ask]]:
+        """Which of the questions about a finished result are released, by their numbers, and which are still open.
+
+        What is neither was declined, or cannot be asked any more; its fields are withheld.
+        """
+        if self._approvals is None or not pairs:
+            return frozenset(), []
+        asks = [Ask.of(check, verdict, decision.plan.settings) for check, verdict in pairs]
+        standing = await self._stand(decision, Phase.AFTER, asks)
+        if standing.once and not await self._approvals.spend(standing.once):
+            return frozenset(), []
+        self._remember(decision, standing)
+        released = frozenset(number for number, ask in enumerate(asks) if ask in standing.released)
+        return released, [ask for ask in standing.open if ask.rule not in decision.settled]
+
+    def ask_after(self, decision: Decision, asks: Sequence[Ask]) -> bool:
+        """Prepares the challenges for open questions about a result; False where they cannot be asked."""
+        return self._challenge(decision, Phase.AFTER, asks) is None
+
+    # --- how questions stand --------------------------------------------------------------------------------------
+
+    async def _stand(self, decision: Decision, phase: Phase, asks: Sequence[Ask]) -> Standing:
+        assert self._approvals is not None
+        settings = decision.plan.settings
+
+        def serves(grant: Grant, ask: Ask) -> bool:
+            return self.approvers.may_answer(grant.approver, grant.assurance, ask, settings)
+
+        return await self._approvals.stand(self._call(decision), phase, asks, decision.hand, serves)
+
+    def _call(self, decision: Decision) -> Call:
+        assert self._approvals is not None
+        if decision.call is None:
+            request = decision.request
+            caller = caller_of(request.principal, request.client, decision.lineage)
+            arguments = decision.raw if decision.deferred else request.arguments
+            decision.call = self._approvals.call_of(caller, request.component, arguments)
+        return decision.call
+
+    @staticmethod
+    def _remember(decision: Decision, standing: Standing) -> None:
+        """For the record: which approvals this decision rests on."""
+        for grant in standing.grants:
+            facts = {"grant": grant.id, "approver": grant.approver, "uses": grant.uses, "issued_at": grant.issued_at}
+            decision.note("approvals", facts | ({"field": grant.field} if grant.field else {}))
+
+    # --- challenges -----------------------------------------------------------------------------------------------
+
+    def _challenge(self, decision: Decision, phase: Phase, asks: Sequence[Ask]) -> Refusal | None:
+        """One challenge an approver, those that ask out of band first; or why somebody cannot be asked."""
+        asking, settings = decision.asking, decision.plan.settings
+        if asking is None or not asking.person or self._approvals is None:
+            return plain_refusal("approval_unavailable")
+        groups: dict[str, tuple[OpenApprover, list[Ask]]] = {}
+        for ask in asks:
+            found = self.approvers.chosen(ask, settings, asking)
+            if found is None:
+                return self._nobody(ask, settings, asking)
+            groups.setdefault(found.name, (found, []))[1].append(ask)
+        prepared = []
+        for found, some in sorted(groups.values(), key=lambda group: group[0].in_band):
+            challenge, leg = self._worded(decision, phase, found, some)
+            if len(challenge.message) > found.kind.most:
+                return plain_refusal("approval_too_long", reason=_too_long(challenge))
+            prepared.append((challenge, leg))
+        decision.prepared = {challenge.id: leg for challenge, leg in prepared}
+        decision.challenges = tuple(challenge for challenge, _ in prepared)
+        return None
+
+    def _nobody(self, ask: Ask, settings: PlanSettings, asking: Asking) -> Refusal:
+        """Why a question cannot be put to anybody, as far as the client can do something about it."""
+        name = ask.approver or settings.approvals.default
+        wanted = self.approvers.get(name)
+        no_form = wanted is not None and wanted.in_band and not asking.forms and ask.approver is not None
+        return replace(plain_refusal("approval_unavailable", reason=NO_FORMS if no_form else ""), approval=name)
+
+    def _worded(
+        self, decision: Decision, phase: Phase, found: OpenApprover, asks: Sequence[Ask]
+    ) -> tuple[Challenge, Leg]:
+        request, settings = decision.request, decision.plan.settings
+        expires = request.at + timedelta(seconds=settings.approvals.timeout)
+        questions = tuple(Question(text=wording.plain(ask.text), fields=ask.fields) for ask in asks)
+        seconds, choices = self._offers(decision, phase, asks)
+        arguments = wording.shown(_masked(decision, asks))
+        server = settings.audience or (decision.asking.server if decision.asking is not None else "")
+        challenge = Challenge(
+            id=secrets.token_hex(16),
+            approver=found.name,
+            phase=phase,
+            questions=questions,
+            choices=choices,
+            server=server,
+            principal=request.principal,
+            component=request.component,
+            arguments=arguments,
+            message=wording.message(
+                phase=phase,
+                server=server,
+                principal=request.principal,
+                component=request.component,
+                arguments=arguments,
+                questions=questions,
+                expires=expires,
+            ),
+            expires=expires,
+        )
+        asked = tuple(
+            Asked(rule=a.rule, fields=a.fields, text=q.text, shown=a.fields, same_values=a.same_values)
+            for a, q in zip(asks, questions, strict=True)
+        )
+        leg = Leg(
+            id=challenge.id,
+            call=self._call(decision),
+            phase=phase,
+            approver=found.name,
+            asked=asked,
+            choices=choices,
+            seconds=seconds,
+        )
+        return challenge, leg
+
+    @staticmethod
+    def _offers(
+        decision: Decision, phase: Phase, asks: Sequence[Ask]
+    ) -> tuple[tuple[float, ...], tuple[tuple[Choice, ...], ...]]:
+        """For each choice to be made: how long a period lasts, and what is offered, the safe one first."""
+        request, until = decision.request, decision.asking.until if decision.asking else None
+        groups = [[ask] for ask in asks] if phase is Phase.AFTER else [list(asks)]
+        seconds, choices = [], []
+        for group in groups:
+            lasts = float(min(ask.expiry for ask in group))
+            if until is not None and decision.plan.settings.approvals.end_with_token:
+                lasts = min(lasts, float(int((until - request.at).total_seconds())))
+            same = any(ask.same_values for ask in group)
+            scopes = offered(group)
+            offers = [Choice(name=DENY, title=wording.deny_title(phase))]
+            if ONCE in scopes:
+                offers.append(Choice(name=ONCE, title=wording.once_title(phase)))
+            if PERIOD in scopes and lasts >= 1:
+                title = wording.period_title(phase, request.component, lasts, same_values=same)
+                offers.append(Choice(name=PERIOD, title=title))
+            seconds.append(max(lasts, 1.0))
+            choices.append(tuple(offers))
+        return tuple(seconds), tuple(choices)
+
+    # --- asking ---------------------------------------------------------------------------------------------------
+
+    async def pose(self, decision: Decision, challenge: Challenge, *, held: bytes | None = None) -> Refusal | None:
+        """Writes a challenge's leg, so that its answer can be taken once; or why it cannot be asked."""
+        if self._approvals is None:
+            return plain_refusal("approval_unavailable")
+        settings = decision.plan.settings
+        if not await self._approvals.room(decision.request.principal.key, settings):
+            return plain_refusal("too_many_pending")
+        ready = replace(
+            decision.prepared[challenge.id],
+            grants=self._approvals.write(decision.hand),
+            charged=decision.charged,
+            held=held,
+        )
+        leg = await self._approvals.new_leg(ready, settings.approvals.timeout)
+        if not await self._approvals.put(leg):
+            return plain_refusal("approval_unavailable")
+        decision.note("asked", {"leg": leg.id, "approver": leg.approver})
+        return None
+
+    async def park(self, decision: Decision) -> str | None:
+        """A leg that only says that the same call goes on: what was approved and charged stays so. None if nothing was.
+
+        For a component that asks its client itself, and is called again with the answer.
+        """
+        if self._approvals is None or not (decision.hand or decision.charged):
+            return None
+        empty = Leg(
+            id=secrets.token_hex(16),
+            call=self._call(decision),
+            phase=Phase.BEFORE,
+            grants=self._approvals.write(decision.hand),
+            charged=decision.charged,
+        )
+        lasts = max(float(decision.plan.settings.approvals.timeout), LONG_QUESTION)
+        leg = await self._approvals.new_leg(empty, lasts)
+        return leg.id if await self._approvals.put(leg) else None
+
+    async def withdraw(self, decision: Decision, challenge: Challenge) -> None:
+        """Removes a question that nobody will answer; what cannot be removed ends by itself."""
+        if self._approvals is None:
+            return
+        try:
+            await self._approvals.withdraw(_caller(decision), challenge.id)
+        except Exception as error:
+            logger.warning("a question could not be withdrawn: %s", type(error).__name__)
+
+    def is_in_band(self, challenge: Challenge) -> bool:
+        """Whether the caller's own client is to carry the question."""
+        found = self.approvers.get(challenge.approver)
+        return found is None or found.in_band
+
+    async def elsewhere(self, decision: Decision, challenge: Challenge) -> Answer:
+        """The answer of an approver that asks out of band, which waits here for its person; a fault is no answer."""
+        found = self.approvers.get(challenge.approver)
+        if found is None or found.in_band:
+            return Answer(ending="failed")
+        try:
+            async with asyncio.timeout(decision.plan.settings.approvals.timeout):
+                answer = await found.approver.ask(challenge)
+        except TimeoutError:
+            return Answer(ending="timeout")
+        except Exception as error:
+            logger.error("approver %s failed: %s", challenge.approver, type(error).__name__)
+            return Answer(ending="failed")
+        return answer if isinstance(answer, Answer) else Answer(ending="failed")
+
+    # --- hosts without MCP ----------------------------------------------------------------------------------------
+
+    async def answer(
+        self, challenge_id: str, choices: Sequence[str], context: RequestContext, settings: PlanSettings
+    ) -> bool:
+        """Keeps what a host's own person chose; see `PolicyEngine.answer`."""
+        if self._approvals is None:
+            raise _violation("approval_unavailable")
+        leg = await self._approvals.take(caller_of(context.principal, context.client, ()).key, challenge_id)
+        if isinstance(leg, str):
+            raise _violation(leg)
+        found = self.approvers.get(leg.approver)
+        if found is None or not found.in_band or not leg.asked:
+            raise _violation("approval_unavailable")
+        given = tuple(choices) * len(leg.choices) if len(choices) == 1 else tuple(choices)
+        answer = checked(Answer.chosen(*given), leg.choices)
+        if answer.ending != "answered":
+            raise _violation("approval_invalid")
+        return bool(await self.keep(leg, answer, settings, store_once=True))
+
+
+NO_FORMS: Final = "This needs a person's approval, and this client cannot show the question (it lacks elicitation)."
+LONG_QUESTION: Final = 600.0
+"""Seconds that a component's own question may take; FastMCP seals its state for as long."""
+
+
+def checked(answer: Any, choices: Sequence[Sequence[Choice]]) -> Answer:
+    """The answer, if it chooses one of the offers of every list; what is not offered is no answer."""
+    if not isinstance(answer, Answer):
+        return Answer(ending="failed")
+    if answer.ending != "answered":
+        return answer
+    names = [[choice.name for choice in offers] for offers in choices]
+    fits = len(answer.choices) == len(names)
+    if fits and all(isinstance(c, str) and c in some for c, some in zip(answer.choices, names, strict=True)):
+        return answer
+    return Answer(ending="invalid")
+
+
+def _caller(decision: Decision) -> str:
+    request = decision.request
+    return caller_of(request.principal, request.client, decision.lineage).key
+
+
+def _masked(decision: Decision, asks: Sequence[Ask]) -> Mapping[str, Any]:
+    """The arguments to be shown; secret ones by their length alone."""
+    request = decision.request
+    arguments: Mapping[str, Any] = decision.raw if decision.deferred else request.arguments
+    if decision.asking is not None and decision.asking.mask is not None:
+        arguments = decision.asking.mask(arguments)
+    for path in {path for ask in asks for path in ask.secret}:
+        arguments = wording.hidden(arguments, path.split("."))
+    return arguments
+
+
+def _said(answer: Answer) -> str:
+    return ", ".join(answer.choices) if answer.ending == "answered" else answer.ending
+
+
+def _too_long(challenge: Challenge) -> str:
+    size = f"{len(challenge.message):,} characters"
+    return f"This needs a person's approval, and its arguments are too long to be shown whole ({size})."
+
+
+def _violation(code: str) -> PolicyViolationError:
+    refusal = plain_refusal(code)
+    return PolicyViolationError(refusal.reason, code=refusal.code)

@@ -1,0 +1,97 @@
+"""The store's epoch: what was approved before it counts for nothing. It notices a store that was emptied or put back.
+
+One sealed record in the store says since when the store has been whole, and carries a beat that only goes forward. A
+missing, broken or older record begins a new epoch (law L5; THREATS D09, FI5).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Final
+
+from ..plugin.contract import Entry, Store
+from .sealing import Broken, Sealer
+
+logger: Final = logging.getLogger("mcp_macaroon_middleware")
+
+NAME: Final = "epoch"
+LASTS: Final = 20 * 365 * 86_400.0
+BEAT: Final = 5.0
+TRIES: Final = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Record:
+    id: str
+    since: float
+    beat: float
+
+
+class Epoch:
+    """The epoch of one store, as this process knows it. `renewed` is told why a new one began."""
+
+    def __init__(self, store: Store, sealer: Sealer, *, renewed: Callable[[str], None]) -> None:
+        self._store = store
+        self._sealer = sealer
+        self._renewed = renewed
+        self._known: _Record | None = None
+        self._looked = 0.0
+
+    async def since(self, entry: Entry | None) -> float:
+        """Since when approvals count, in the store's own time. `entry` is what the store has under `NAME`."""
+        for _ in range(TRIES):
+            found = self._read(entry)
+            fault = self._fault(entry, found)
+            if fault is None and found is not None:
+                return await self._beaten(entry, found)
+            begun = await self._begin(entry)
+            if begun is not None:
+                self._renewed(fault or "missing")
+                return begun.since
+            entry = (await self._store.get([NAME]))[0]
+        return await self._store.now()  # others change it at every try: nothing that was approved counts
+
+    def _read(self, entry: Entry | None) -> _Record | None:
+        if entry is None:
+            return None
+        try:
+            return _Record(**json.loads(self._sealer.open("record", NAME, entry.value)))
+        except (Broken, ValueError, TypeError):
+            return None
+
+    def _fault(self, entry: Entry | None, found: _Record | None) -> str | None:
+        """Why the record cannot be relied on."""
+        if found is None:
+            return "missing" if entry is None else "broken"
+        known = self._known
+        if known is not None and (found.since < known.since or found.beat < known.beat):
+            return "older than what this server has seen"
+        return None
+
+    async def _begin(self, entry: Entry | None) -> _Record | None:
+        """A new epoch from now on; None if somebody else was faster."""
+        now = await self._store.now()
+        record = _Record(id=secrets.token_hex(8), since=now, beat=now)
+        return record if await self._written(entry, record) else None
+
+    async def _beaten(self, entry: Entry | None, found: _Record) -> float:
+        """The epoch goes on. Now and then the record is written anew, so that an old copy of it can be told."""
+        self._known = found
+        if time.monotonic() - self._looked > BEAT:
+            self._looked = time.monotonic()
+            now = await self._store.now()
+            if now - found.beat > BEAT:
+                await self._written(entry, _Record(id=found.id, since=found.since, beat=now))
+        return found.since
+
+    async def _written(self, entry: Entry | None, record: _Record) -> bool:
+        sealed = self._sealer.seal("record", NAME, json.dumps(asdict(record)).encode())
+        written = await self._store.swap(NAME, entry.version if entry is not None else None, sealed, LASTS)
+        if written:
+            self._known = record
+        return written
