@@ -34,6 +34,19 @@ BINARIES: Final = {
 }
 
 
+KEY_USES: Final = (
+    "digital_signature",
+    "content_commitment",
+    "key_encipherment",
+    "data_encipherment",
+    "key_agreement",
+    "key_cert_sign",
+    "crl_sign",
+    "encipher_only",
+    "decipher_only",
+)
+
+
 def free_port() -> int:
     """A port that nobody listens on just now."""
     with socket.socket() as found:
@@ -177,6 +190,9 @@ def certificates(folder: Path) -> dict[str, Path]:
             there = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
             known = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
             builder = builder.add_extension(there, critical=False).add_extension(known, critical=False)
+        else:
+            signs = dict.fromkeys(KEY_USES, False) | {"key_cert_sign": True, "crl_sign": True}
+            builder = builder.add_extension(x509.KeyUsage(**signs), critical=True)
         signed = builder.sign(signer or key, hashes.SHA256())
         files[role] = folder / f"{role}.pem"
         files[role].write_bytes(signed.public_bytes(serialization.Encoding.PEM))

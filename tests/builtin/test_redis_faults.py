@@ -72,7 +72,11 @@ async def test_behind_a_server_that_hangs_nothing_piles_up_and_the_event_loop_ru
 
     async def ask() -> tuple[str, float]:
         start = time.monotonic()
-        return await refusal(lambda: store.get(["k"])), time.monotonic() - start
+        try:
+            await store.get(["k"])
+        except StoreUnavailable as error:
+            return str(error), time.monotonic() - start
+        return "", time.monotonic() - start
 
     heart = asyncio.ensure_future(beat())
     answers = await asyncio.gather(*(ask() for _ in range(1000)))
@@ -85,7 +89,7 @@ async def test_behind_a_server_that_hangs_nothing_piles_up_and_the_event_loop_ru
     assert max(took for _, took in again) < 1.5
     beating = False
     await heart
-    assert worst < 0.3
+    assert worst < 0.1
     own.resume()
     await works_again(store)
     await store.close()

@@ -88,7 +88,10 @@ async def test_over_tls_a_server_must_show_a_certificate_that_we_trust(tmp_path:
             assert await refusal(call) == "the redis server cannot be reached over TLS"
         plain = REDIS.open(server.url(user).replace("rediss", "redis"), StoreContext(audience="a"))
         await refusal(lambda: plain.now())
-        await asyncio.gather(trusting.close(), doubting.close(), plain.close())
+        misnamed = server.url(user).replace("127.0.0.1", "localhost") + f"?ssl_ca_certs={files['ca']}"
+        other = REDISS.open(misnamed, StoreContext(audience="a"))
+        assert await refusal(lambda: other.now()) == "the redis server cannot be reached over TLS"
+        await asyncio.gather(trusting.close(), doubting.close(), plain.close(), other.close())
 
 
 @pytest.mark.threat("N12", "FI30")

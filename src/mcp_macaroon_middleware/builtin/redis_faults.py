@@ -20,7 +20,9 @@ _REFUSALS: Final[tuple[tuple[type[Exception], str], ...]] = (
     (errors.MasterDownError, "MASTERDOWN"),
     (errors.ClusterDownError, "CLUSTERDOWN"),
 )
-_NAMES: Final = re.compile(r"\b(READONLY|LOADING|OOM|NOPERM|MOVED|ASK|WRONGTYPE|MISCONF|NOREPLICAS|BUSY|UNKILLABLE)\b")
+_NAMES: Final = re.compile(
+    r"\b(READONLY|LOADING|OOM|NOPERM|MOVED|ASK|TRYAGAIN|CROSSSLOT|MASTERDOWN|CLUSTERDOWN|WRONGTYPE|MISCONF|NOREPLICAS|BUSY)\b"
+)
 _POLICY: Final = re.compile(rb"^maxmemory_policy:(noeviction|(?:allkeys|volatile)-[a-z]{1,20})\r?$", re.MULTILINE)
 
 

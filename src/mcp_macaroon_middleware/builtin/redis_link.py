@@ -174,7 +174,9 @@ class Link:
         options = self._address.options()
         if not self._address.tls:
             return Connection(retry=Retry(NoBackoff(), 0), **options)
-        connection = SSLConnection(retry=Retry(NoBackoff(), 0), **options)
+        connection = SSLConnection(
+            retry=Retry(NoBackoff(), 0), ssl_cert_reqs="required", ssl_check_hostname=True, **options
+        )
         if self._tls is None:
             await asyncio.to_thread(connection.ssl_context.get)
             self._tls = connection.ssl_context
