@@ -80,7 +80,7 @@ class CutsTheQuestion(McpApprover):
 
 class WaitsWithItsForm(McpApprover):
     async def ask(self, challenge: Challenge) -> Pending:
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(1.5)
         return await super().ask(challenge)
 
 
@@ -168,7 +168,7 @@ class Logs(McpApprover):
 
 class WaitsToSayWhetherItIsThere(McpApprover):
     def available(self) -> bool:
-        time.sleep(0.5)
+        time.sleep(1.5)
         return True
 
 

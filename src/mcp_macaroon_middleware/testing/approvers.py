@@ -12,8 +12,10 @@ from typing import Any, ClassVar, Final
 from ..plugin import DENY, ONCE, PERIOD, Answer, Approver, Challenge, Choice, Form, FormField, Pending, Reply
 from .challenges import MARK, sample_challenges
 
-AT_ONCE: Final = 0.25
+AT_ONCE: Final = 1.0
 """Seconds in which something is done that must not wait."""
+MOMENT: Final = 0.25
+"""Seconds in which a question is open, and whoever gives an answer by itself would give it."""
 NO_CHOICES: Final[tuple[Any, ...]] = (
     "",
     "yes",
@@ -84,7 +86,7 @@ class ApproverContract:
         with _logged() as lines:
             async with self.open_approver() as approver:
                 asking = asyncio.ensure_future(approver.ask(sample_challenges()["before"]))
-                await asyncio.wait({asking}, timeout=AT_ONCE)
+                await asyncio.wait({asking}, timeout=MOMENT)
                 said = f"{approver!r} {approver}"
                 await _ended(asking)
                 said += f"{approver!r} {approver}"
@@ -193,7 +195,7 @@ class ApproverContract:
             asking = asyncio.ensure_future(approver.ask(challenge))
             with suppress(LookupError):
                 await asyncio.wait_for(self.person(PERIOD), self.patience)
-            await asyncio.wait({asking}, timeout=AT_ONCE)
+            await asyncio.wait({asking}, timeout=MOMENT)
             assert not _approves(await _ended(asking)), "it gave what was not offered"
 
     async def test_silence_is_no_approval(self) -> None:
@@ -201,7 +203,7 @@ class ApproverContract:
             return
         async with self.open_approver() as approver:
             asking = asyncio.ensure_future(approver.ask(sample_challenges()["before"]))
-            await asyncio.wait({asking}, timeout=AT_ONCE)
+            await asyncio.wait({asking}, timeout=MOMENT)
             assert not _approves(await _ended(asking)), "nobody answered"
 
     async def test_a_cancelled_question_ends_at_once_and_the_next_one_is_asked(self) -> None:
@@ -209,7 +211,7 @@ class ApproverContract:
             return
         async with self.open_approver() as approver:
             asking = asyncio.ensure_future(approver.ask(sample_challenges()["before"]))
-            await asyncio.sleep(AT_ONCE)
+            await asyncio.sleep(MOMENT)
             asking.cancel()
             done, _ = await asyncio.wait({asking}, timeout=AT_ONCE)
             assert done, "it goes on after it was cancelled"
@@ -222,7 +224,7 @@ class ApproverContract:
             return
         async with self.open_approver() as approver:
             asking = asyncio.ensure_future(approver.ask(sample_challenges()["before"]))
-            await asyncio.sleep(AT_ONCE)
+            await asyncio.sleep(MOMENT)
             await asyncio.wait_for(approver.close(), self.patience)
             late = asyncio.ensure_future(approver.ask(sample_challenges()["before"]))
             done, _ = await asyncio.wait({asking, late}, timeout=self.patience)
