@@ -46,7 +46,7 @@ class Story:
         """One call; `says` is what the person answers, if there is a question."""
         self.person.says = says
         print(f"\n{title}\n  {tool} {json.dumps(arguments)}")
-        result = await self.client.call_tool(tool, arguments, raise_on_error=False)
+        result: Any = await self.client.call_tool(tool, arguments, raise_on_error=False)
         if result.is_error:
             facts: Mapping[str, Any] = (result.meta or {}).get("mcp-macaroon", {})
             print(f"  refused: {result.content[0].text} (code: {facts.get('code', 'none')})")

@@ -47,7 +47,7 @@ class Story:
         """One call; `says` is what the person answers, if there is a question."""
         self.person.says = says
         print(f"\n{title}\n  {tool} {json.dumps(arguments)}")
-        result = await self.client.call_tool(tool, arguments, raise_on_error=False)
+        result: Any = await self.client.call_tool(tool, arguments, raise_on_error=False)
         if result.is_error:
             code = (result.meta or {}).get("mcp-macaroon", {}).get("code", "none")
             print(f"  refused: {result.content[0].text} (code: {code})")
