@@ -53,8 +53,7 @@ def tool_access(check: Check[Names]) -> Verdict:
         return Verdict.allow()
     if not check.asks:
         return check.refuse("denied", "Access is not allowed.")
-    name = check.request.component.name
-    return check.refuse("denied", f"Use {name if name.isprintable() else ascii(name)}?")
+    return check.refuse("denied", f"Use {check.request.component.uri or check.request.component.name}?")
 
 
 def _misused(params: Any, action: Action, phase: Phase) -> str | None:

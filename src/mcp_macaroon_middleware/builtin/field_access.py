@@ -22,6 +22,9 @@ from ..plugin import (
 )
 
 
+_WILD: Final = {"*": "each", "**": "anywhere"}
+
+
 def _path(path: str) -> str:
     try:
         parse_path(path)
@@ -52,8 +55,14 @@ def field_access(check: Check[Fields]) -> Verdict:
     present = _present(check) if check.asks else []
     if not present:
         return Verdict.allow(edits=edits)
-    shown = ", ".join(field if field.isprintable() else ascii(field) for field in present)
-    return check.refuse("field_approval", f"Show {shown}?", fields=present, edits=edits)
+    words = ", ".join(_words(field) for field in present)
+    return check.refuse("field_approval", f"Show {words}?", fields=present, edits=edits)
+
+
+def _words(path: str) -> str:
+    """A path as people read it: `owner.email` is `owner › email`."""
+    steps = [getattr(step, "key", getattr(step, "value", step)) for step in parse_path(path).steps]
+    return " › ".join(_WILD.get(step, step) for step in steps)
 
 
 def _present(check: Check[Fields]) -> list[str]:
