@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -9,17 +10,21 @@ from typing import Any
 
 from mcp_macaroon_middleware import builtin
 from mcp_macaroon_middleware.builtin.memory import MemoryStore
+from mcp_macaroon_middleware.core.approvers import Approvers, OpenApprover
 from mcp_macaroon_middleware.core.audit import AuditLog, SinkSlot
 from mcp_macaroon_middleware.core.binding import PlanSettings
 from mcp_macaroon_middleware.core.plan import Plan, compile_plan
 from mcp_macaroon_middleware.core.policy_engine import PolicyEngine
 from mcp_macaroon_middleware.model import Action, Component, Kind, Principal, RequestContext, Rule
-from mcp_macaroon_middleware.plugin.contract import EnforcerType
+from mcp_macaroon_middleware.plugin.contract import ApproverContext, EnforcerType
 from mcp_macaroon_middleware.rules import parse_rule, rule_from_mapping
+from mcp_macaroon_middleware.tokens import KeyRing
 
 ALICE = Principal(kind="user", namespace="https://idp", subject="alice")
 BOB = Principal(kind="user", namespace="https://idp", subject="bob")
 KEY = b"a key for digests, 32 bytes long"
+RING = KeyRing.from_secret(secrets.token_hex(32))
+APPROVERS = list(builtin.macaroon_approvers())
 
 
 class Records(list[dict[str, Any]]):
@@ -46,6 +51,7 @@ class Enforcers:
     def __init__(self, types: Sequence[EnforcerType]) -> None:
         plugin = SimpleNamespace(name="lab")
         self.enforcers = {t.name: SimpleNamespace(contribution=t, plugin=plugin) for t in types}
+        self.approvers = {t.name: SimpleNamespace(contribution=t, plugin=plugin) for t in APPROVERS}
 
     def suggest(self, name: str) -> str | None:
         """No suggestions here."""
@@ -85,8 +91,17 @@ def lab(rules: Sequence[str | Mapping[str, Any]], *more: EnforcerType, **setting
     records, store = Records(), MemoryStore()
     clear = settings.get("clear_arguments", frozenset())
     audit = AuditLog([SinkSlot(name="list", sink=records, required=True)], digest_key=KEY, clear_arguments=clear)
-    engine = PolicyEngine(plan_of(rules, *more, **settings), store=store, audit=audit)
+    engine = PolicyEngine(
+        plan_of(rules, *more, **settings), store=store, audit=audit, keys=RING, approvers=open_approvers("mcp")
+    )
     return Lab(engine=engine, records=records, store=store)
+
+
+def open_approvers(*names: str) -> Approvers:
+    """The built-in approvers of these names, open."""
+    context = ApproverContext(audience="", mode="shadow")
+    kinds = {kind.name: kind for kind in APPROVERS}
+    return Approvers({name: OpenApprover(kind=kinds[name], approver=kinds[name].open(context)) for name in names})
 
 
 def call(name: str = "tool", arguments: Mapping[str, Any] | None = None, **fields: Any) -> RequestContext:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+WHERE: dict[str, Any] = {"iss": "acme", "client_id": "example", "scopes": []}
+"""Who vouches for these people, and which client program the tokens were made for."""
+
 TOKENS: dict[str, dict[str, Any]] = {
-    "alice-on-loopback": {"client_id": "example", "scopes": [], "sub": "alice", "groups": ["maintainers"]},
-    "bob-on-loopback": {"client_id": "example", "scopes": [], "sub": "bob", "groups": ["readers"]},
+    "alice-on-loopback": {**WHERE, "sub": "alice", "groups": ["maintainers"]},
+    "bob-on-loopback": {**WHERE, "sub": "bob", "groups": ["readers"]},
 }
 """Alice maintains the organisation, Bob reads it. A real server has a provider here, such as FastMCP's GitHub OAuth."""

@@ -33,6 +33,8 @@ class Person:
         print("    the server asks:")
         for line in message.splitlines():
             print(f"      | {line}".rstrip())
+        for offers in fields.values():
+            print(f"    offered: {'; '.join(offer['title'] for offer in offers['oneOf'])}")
         print(f"    answered: {self.says}")
         return dict.fromkeys(fields, self.says)
 

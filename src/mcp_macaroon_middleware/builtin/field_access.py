@@ -21,7 +21,6 @@ from ..plugin import (
     parse_path,
 )
 
-
 _WILD: Final = {"*": "each", "**": "anywhere"}
 
 
@@ -60,9 +59,9 @@ def field_access(check: Check[Fields]) -> Verdict:
 
 
 def _words(path: str) -> str:
-    """A path as people read it: `owner.email` is `owner › email`."""
-    steps = [getattr(step, "key", getattr(step, "value", step)) for step in parse_path(path).steps]
-    return " › ".join(_WILD.get(step, step) for step in steps)
+    """A path as people read it: `owner.email` is `owner → email`."""
+    steps = [str(getattr(step, "key", getattr(step, "value", step))) for step in parse_path(path).steps]
+    return " → ".join(_WILD.get(step, step) for step in steps)
 
 
 def _present(check: Check[Fields]) -> list[str]:
