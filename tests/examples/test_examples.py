@@ -11,7 +11,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +98,18 @@ def wait_for(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
     raise AssertionError(log.read_text())
 
 
+def questions(text: str) -> str:
+    """What the person was shown."""
+    return "\n".join(line for line in text.splitlines() if line.startswith("      |"))
+
+
 def records(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "audit.jsonl").read_text().splitlines()]
+    """The audit records; every call that began has ended."""
+    found = [json.loads(line) for line in (folder / "audit.jsonl").read_text().splitlines()]
+    begun, ended = ({each["request"] for each in found if each["event"] == event} for event in ("intent", "final"))
+    assert begun
+    assert begun <= ended
+    return found
 
 
 # --- every example --------------------------------------------------------------------------------------------------
@@ -163,6 +174,24 @@ def test_the_mail_examples_admin_tool_is_not_there(mail: Steps) -> None:
     assert "Unknown tool: 'admin_tool' (code: none)" in said(mail, "A tool that is not there")
 
 
+def test_attachments_leave_the_mail_example_only_where_somebody_agreed(mail: Steps) -> None:
+    once, no, still = (said(mail, title) for title in ("Mail without its text", "The archive's", "Again: the no"))
+    period, later = (said(mail, title) for title in ("The inbox again", "Nobody is asked now"))
+    assert [asked(text) for text in (once, no, still, period, later)] == [True, True, False, True, False]
+    assert ['"attachments": [' in text for text in (once, no, still, period, later)] == [True, False, False, True, True]
+    assert "Show attachments?" in questions(once)
+    assert "menu.pdf" not in questions(once)
+
+
+def test_nothing_is_sent_from_the_mail_example_without_a_yes(mail: Steps) -> None:
+    yes, no = said(mail, "A mail that may be sent"), said(mail, "One that may not")
+    assert "sent 'Yes' to carol@example.org" in yes
+    assert 'to: "eve@example.com"' in questions(no)
+    assert 'text: "4711"' in questions(no)
+    assert "(code: declined)" in no
+    assert "sent" not in no
+
+
 # --- GitHub ---------------------------------------------------------------------------------------------------------
 
 
@@ -217,6 +246,33 @@ def test_the_github_examples_own_policies_refuse(github: Steps) -> None:
     assert "(code: ticket_missing)" in said(alice, "Deleting needs a ticket")
 
 
+def test_an_address_is_shown_to_alice_when_she_agrees_and_to_bob_never(github: Steps) -> None:
+    alice, bob = part(github, "Alice"), part(github, "Bob")
+    yes, no, never = said(alice, "Carol's address"), said(alice, "Dave's address"), said(bob, "Carol, without")
+    assert [asked(text) for text in (yes, no, never)] == [True, True, False]
+    assert ['"email": ' in text for text in (yes, no, never)] == [True, False, False]
+    assert "For: alice (acme)" in questions(yes)
+    assert "@" not in questions(yes)
+
+
+def test_a_merge_asks_once_for_a_while(github: Steps) -> None:
+    alice = part(github, "Alice")
+    first, second = said(alice, "A merge"), said(alice, "Another one")
+    assert [asked(text) for text in (first, second)] == [True, False]
+    assert "for 15 minutes" in first
+    assert '"merged": true' in first
+    assert '"merged": true' in second
+
+
+def test_a_deletion_asks_every_time_and_offers_no_longer_approval(github: Steps) -> None:
+    alice = part(github, "Alice")
+    yes, no, unasked = said(alice, "Deleting asks"), said(alice, "It asks every time"), said(alice, "Deleting needs")
+    assert [asked(text) for text in (yes, no, unasked)] == [True, True, False]
+    assert "offered: Do not allow this; Allow this call, once\n" in yes
+    assert '{"deleted": "sandbox"}' in yes
+    assert "(code: declined)" in no
+
+
 # --- FastAPI --------------------------------------------------------------------------------------------------------
 
 
@@ -225,13 +281,62 @@ def fastapi(tmp_path_factory: pytest.TempPathFactory, env: dict[str, str]) -> St
     folder = Path(shutil.copytree(ROOT / "fastapi_example", tmp_path_factory.mktemp("fastapi") / "fastapi"))
     with serving(folder, env) as port:
         steps = walk(folder, env, "--port", port)
-    assert records(folder)
+    assert {"answer", "intent", "final"} <= {record["event"] for record in records(folder)}
     return steps
 
 
 def test_a_guest_is_refused_with_403_and_nothing_that_must_not_leave_does(fastapi: Steps) -> None:
     assert '403 {"code": "not_allowed"' in said(fastapi, "Guests may not book")
     assert "120-55" not in "\n".join(text for _, text in fastapi)
-    small = said(fastapi, "A small transfer")
-    assert not asked(small)
+
+
+def test_an_account_number_comes_with_the_answer_to_the_question_about_it(fastapi: Steps) -> None:
+    yes, no = said(fastapi, "A customer with"), said(fastapi, "One without")
+    assert asked(yes)
+    assert asked(no)
+    assert '200 {"allowed": true, "result": {"id": 1,' in yes
+    assert '"iban": "DE02120300000000202051"' in yes
+    assert '200 {"allowed": false, "result": {"id": 2,' in no
+    assert "DE02500105170137075030" not in no
+    assert "DE" not in questions(yes)
+
+
+def test_only_a_large_transfer_asks_and_it_runs_once_after_a_yes(fastapi: Steps) -> None:
+    small, large, larger = (said(fastapi, title) for title in ("A small transfer", "A large one", "A larger one"))
+    assert [asked(text) for text in (small, large, larger)] == [False, True, True]
     assert '200 {"number": 1,' in small
+    assert "amount: 400" in questions(large)
+    assert '200 {"number": 2,' in large
+    assert '403 {"code": "declined"' in larger
+
+
+def send(port: str, who: str, path: str, body: Any) -> tuple[int, Any]:
+    headers = {"Authorization": f"Bearer {who}-on-loopback", "Content-Type": "application/json"}
+    with closing(HTTPConnection("127.0.0.1", int(port), timeout=10)) as connection:
+        connection.request("POST", path, json.dumps(body), headers)
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+
+
+def test_a_question_of_the_fastapi_example_is_answered_once_by_the_one_who_was_asked(
+    copy: Copy, env: dict[str, str]
+) -> None:
+    order = {"sender": 1, "receiver": 2, "amount": 500}
+    with serving(copy("fastapi_example"), env) as port:
+        assert send(port, "eve", "/transfers", order)[0] == 401
+        status, question = send(port, "alice", "/transfers", order)
+        assert (status, question["code"]) == (403, "approval_required")
+        (challenge,) = question["challenges"]
+        assert challenge["questions"] == ["Transfers above 100 need a person's yes."]
+        assert list(challenge["choices"][0]) == ["deny", "once", "period"]
+        place, yes = f"/approvals/{challenge['id']}", {"choices": ["once"]}
+        assert send(port, "bob", place, yes)[0] == 403
+        assert send(port, "alice", place, yes) == (200, {"allowed": True, "result": None})
+        assert send(port, "alice", place, yes)[0] == 403
+        assert send(port, "alice", "/transfers", {**order, "amount": 501})[1]["code"] == "approval_required"
+        assert send(port, "alice", "/transfers", order)[0] == 200
+        status, question = send(port, "alice", "/transfers", order)
+        assert question["code"] == "approval_required"
+        place = f"/approvals/{question['challenges'][0]['id']}"
+        assert send(port, "alice", place, {"choices": ["always"]})[1]["code"] == "approval_invalid"
+        assert send(port, "alice", place, yes)[0] == 403
