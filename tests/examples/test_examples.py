@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastmcp import Client
+from fastmcp.client.transports import StdioTransport
 
 from mcp_macaroon_middleware.tokens.keys import new_secret
 
@@ -271,6 +273,16 @@ def test_a_deletion_asks_every_time_and_offers_no_longer_approval(github: Steps)
     assert "offered: Do not allow this; Allow this call, once\n" in yes
     assert '{"deleted": "sandbox"}' in yes
     assert "(code: declined)" in no
+
+
+async def test_over_stdio_the_github_example_shows_what_a_reader_sees(copy: Copy, env: dict[str, str]) -> None:
+    folder = copy("github_example")
+    started = StdioTransport(sys.executable, ["server.py", "--stdio"], env=env, cwd=str(folder), keep_alive=False)
+    async with Client(started) as client:
+        names = {tool.name for tool in await client.list_tools()}
+        assert names == {"create_issue", "get_repo", "get_secret_names", "get_user", "list_issues", "list_repos"}
+        user: Any = await client.call_tool("get_user", {"login": "carol"})
+        assert user.structured_content.keys() == {"login", "id", "name", "organisation"}
 
 
 # --- FastAPI --------------------------------------------------------------------------------------------------------
