@@ -9,6 +9,7 @@ from lab import call, lab, plan_of
 
 from mcp_macaroon_middleware.builtin.access import Names
 from mcp_macaroon_middleware.builtin.field_access import Fields
+from mcp_macaroon_middleware.core.asks import Asking
 from mcp_macaroon_middleware.core.binding import PlanSettings
 from mcp_macaroon_middleware.core.plan import compile_plan
 from mcp_macaroon_middleware.fields import redact
@@ -56,10 +57,10 @@ async def test_only_names_what_stays_by_its_public_name_alone() -> None:
 
 async def test_a_question_names_the_component_and_shows_no_control_characters() -> None:
     room = lab(["bf:*:tool_access:elicit"])
-    decision = await room.engine.decide(call("x\u202e\n"))
+    decision = await room.engine.decide(call("x\u202e\n"), asking=Asking(forms=True))
     assert decision.effect is Effect.ASK
     text = decision.challenges[0].questions[0].text
-    assert text == "Use 'x\\u202e\\n'?"
+    assert text == "Use x\\u202e\\n?"
 
 
 @pytest.mark.parametrize(

@@ -213,8 +213,7 @@ def test_allowing_some_things_or_some_people_is_not_warned_of(rule: str) -> None
     ("policies", "code"),
     [
         ("- bf:a:tool_access:allow:time<20200101T000000Z", "rule_ended"),
-        ("- bf:a:tool_access:elicit", "nobody_to_ask"),
-        ("- {before: a, policy: tool_access, action: allow, expiry: 60}", "no_effect_yet"),
+        ("- {before: a, policy: tool_access, action: allow, expiry: 60}", "never_asks"),
         ("- bf:${NAME}:tool_access:allow", "not_a_reference"),
         ("- bf:a:tool_access:deny", "nothing_allowed"),
         ("- bf:a:tool_access:allow\n- bf:a:tool_access:allow", "duplicate_rule"),
@@ -340,7 +339,7 @@ policies:
 def test_the_documented_quick_start_compiles_but_for_its_key() -> None:
     found = compile_source(parse_source(QUICK_START), discovery=BUILTINS)
     assert found.errors == ()
-    assert [d.code for d in found.warnings] == ["default_missing", "no_effect_yet", "nobody_to_ask"]
+    assert [d.code for d in found.warnings] == ["default_missing"]
 
 
 # --- revision ---------------------------------------------------------------------------------------------------------

@@ -82,9 +82,13 @@ def test_what_is_left_out_has_the_documented_default() -> None:
     assert [entry.sink for entry in config.audit] == ["log"]
 
 
-def test_settings_that_only_approvals_use_are_read_and_said_to_have_no_effect() -> None:
-    assert warnings(FULL) == ["no_effect_yet"] * 3
-    assert warnings("config: {default: deny, approvals: {}}\npolicies: []") == ["no_effect_yet"]
+def test_settings_of_approvals_are_read_without_a_warning() -> None:
+    assert warnings(FULL) == []
+    settings, _ = read(
+        "config: {default: deny, approvals: {default: console, fallback: mcp, timeout: 5}}\npolicies: []"
+    )
+    terms = settings.config.approvals.terms()
+    assert (terms.default, terms.fallback, terms.timeout, terms.scopes) == ("console", ("mcp",), 5, ("once", "period"))
 
 
 def test_a_file_without_default_allows_and_says_so() -> None:

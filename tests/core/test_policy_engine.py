@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from lab import ALICE, ALLOW, BOB, DENY, Lab, builtins, call, lab, plan_of
 
+from mcp_macaroon_middleware.core.asks import Asking
 from mcp_macaroon_middleware.errors import ArgumentsInvalid, StoreUnavailable
 from mcp_macaroon_middleware.model import (
     Action,
@@ -67,15 +68,18 @@ async def test_one_deny_beats_any_number_of_allows_in_any_order() -> None:
         assert not (await lab(rules).engine.decide(call("t"))).allowed
 
 
-async def test_elicit_asks_and_until_somebody_can_be_asked_it_is_refused() -> None:
+async def test_elicit_asks_and_where_nobody_can_be_asked_it_is_refused() -> None:
     room = lab(["bf:t:tool_access:elicit"])
     decision = await room.engine.decide(call("t"))
-    assert decision.effect is Effect.ASK
+    assert decision.effect is Effect.DENY
     assert decision.refusal is not None
     assert decision.refusal.code == "approval_unavailable"
     assert not decision.refusal.hidden
-    assert [challenge.approver for challenge in decision.challenges] == ["mcp"]
+    assert decision.challenges == ()
     assert await room.engine.reachable(call("t"))
+    asks = await room.engine.decide(call("t"), asking=Asking(forms=True))
+    assert asks.effect is Effect.ASK
+    assert [challenge.approver for challenge in asks.challenges] == ["mcp"]
 
 
 async def test_a_restricting_rule_by_the_leaf_name_binds_a_renamed_tool_and_a_granting_one_does_not() -> None:

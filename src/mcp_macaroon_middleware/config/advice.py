@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _REFERENCE: Final = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
 COMPARISONS: Final = 1_000_000
-_APPROVALS: Final = ("approver", "scopes", "expiry", "secret")
+_APPROVALS: Final = ("approver", "scopes", "expiry", "secret", "four_eyes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,7 @@ _KEY_OF: Final = {
     "wrong_action": ("action",),
     "asks_after": ("action",),
     "unknown_approver": ("approver",),
+    "approver_knows_nobody": ("four_eyes",),
     "unknown_role": ("for", "except"),
 }
 PROVIDERS: Final[Mapping[str, str]] = {

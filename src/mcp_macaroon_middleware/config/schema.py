@@ -9,9 +9,8 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import core_schema
 
-from ..model import Action, Kind, Phase
+from ..model import SCOPES, Action, Kind, Phase
 from ..plugin.contract import AuditSinkType, EnforcerType
-from ..rules import SCOPES
 from .sections import MEMORY, section_models
 from .settings import AuditEntry, ConfigSettings, PluginOptions, RoleSettings
 
@@ -151,6 +150,7 @@ def _long_rule(schema: _Schema, registry: Registry) -> Schema:
             "scopes": {"type": "array", "items": {"enum": list(SCOPES)}},
             "expiry": {"type": "integer", "minimum": 1},
             "secret": _TEXTS,
+            "four_eyes": {"type": "boolean", "description": "Another person than the caller must answer."},
             "dynamic": {"const": True},
         },
         "allOf": [_condition(schema, registry.enforcers[name].contribution) for name in names],

@@ -21,7 +21,7 @@ class Ask:
 
     `fields` is `("",)` for a question that releases no field of a result. `approver` is None for a token's rule: its
     holder's own client may not answer it. `expiry` is in seconds. `same_values`: the rule looks at arguments, so that
-    an approval for a period holds for the very same ones alone.
+    an approval for a period holds for the very same ones alone. `four_eyes`: its own caller may not answer it.
     """
 
     rule: str
@@ -33,6 +33,7 @@ class Ask:
     expiry: int
     secret: tuple[str, ...]
     same_values: bool
+    four_eyes: bool
     source: str
 
     @classmethod
@@ -52,6 +53,7 @@ class Ask:
             expiry=rule.expiry or settings.elicit_expiry,
             secret=rule.secret,
             same_values=check.reads_arguments,
+            four_eyes=rule.four_eyes,
             source=check.view.text,
         )
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 from pydantic import ValidationError
 
-from ..model import Action, Edit, Phase, Rule, Selector
+from ..model import Action, Assurance, Edit, Phase, Rule, Selector
 from ..plugin.contract import EnforcerType, Params, RuleView
 
 if TYPE_CHECKING:
@@ -228,6 +228,14 @@ def _misuse(
     if rule.approver is not None and rule.approver not in registry.approvers:
         known = ", ".join(sorted(registry.approvers))
         return problem("unknown_approver", f"no approver named {rule.approver!r} is installed", f"there are {known}")
+    name = rule.approver or settings.approvals.default
+    approver = registry.approvers.get(name)
+    if rule.four_eyes and approver is not None and approver.contribution.assurance < Assurance.PERSON:
+        return problem(
+            "approver_knows_nobody",
+            f"four_eyes needs an approver that knows who answers, and {name!r} does not",
+            "name one with  approver: NAME",
+        )
     for selector in (rule.for_, rule.except_):
         for role in selector.role if selector is not None else ():
             if role not in settings.roles:

@@ -89,11 +89,15 @@ class Consent:
         decision.charged = decision.charged or leg.charged
         if leg.held is not None:
             decision.held = leg.held
+            decision.facts["releases"] = leg.id
         if not leg.asked:
             return None if reply is None else plain_refusal("approval_stale")
         answer = self._answer(leg, reply)
         decision.note("answers", {"leg": leg.id, "approver": leg.approver, "answer": _said(answer)})
         host = decision.asking is not None and decision.asking.host
+        if _is_own(leg, answer, decision.request):
+            decision.settled |= {asked.rule for asked in leg.asked}
+            return None if leg.phase is Phase.AFTER else plain_refusal("approver_is_requester")
         issued = await self.keep(leg, answer, decision.plan.settings, store_once=host)
         if not host:  # a host comes back with the same call and no leg: what it was given lies in the store
             decision.hand += issued
@@ -223,7 +227,7 @@ class Consent:
         for found, some in sorted(groups.values(), key=lambda group: group[0].in_band):
             challenge, leg = self._worded(decision, phase, found, some)
             if len(challenge.message) > found.kind.most:
-                return plain_refusal("approval_too_long", reason=_too_long(challenge))
+                return plain_refusal("approval_too_long", reason=_too_long(challenge, leg.call))
             prepared.append((challenge, leg))
         decision.prepared = {challenge.id: leg for challenge, leg in prepared}
         decision.challenges = tuple(challenge for challenge, _ in prepared)
@@ -267,7 +271,14 @@ class Consent:
             expires=expires,
         )
         asked = tuple(
-            Asked(rule=a.rule, fields=a.fields, text=q.text, shown=a.fields, same_values=a.same_values)
+            Asked(
+                rule=a.rule,
+                fields=a.fields,
+                text=q.text,
+                shown=a.fields,
+                same_values=a.same_values,
+                four_eyes=a.four_eyes,
+            )
             for a, q in zip(asks, questions, strict=True)
         )
         leg = Leg(
@@ -318,6 +329,7 @@ class Consent:
             decision.prepared[challenge.id],
             grants=self._approvals.write(decision.hand),
             charged=decision.charged,
+            rounds=max((leg.rounds for leg in decision.legs), default=0),
             held=held,
         )
         leg = await self._approvals.new_leg(ready, settings.approvals.timeout)
@@ -329,9 +341,11 @@ class Consent:
     async def park(self, decision: Decision) -> str | None:
         """A leg that only says that the same call goes on: what was approved and charged stays so. None if nothing was.
 
-        For a component that asks its client itself, and is called again with the answer.
+        For a component that asks its client itself, and is called again with the answer. Not for ever: after some
+        rounds the call is a new one, approved and charged anew.
         """
-        if self._approvals is None or not (decision.hand or decision.charged):
+        rounds = 1 + max((leg.rounds for leg in decision.legs), default=0)
+        if self._approvals is None or rounds > ROUNDS or not (decision.hand or decision.charged):
             return None
         empty = Leg(
             id=secrets.token_hex(16),
@@ -339,6 +353,7 @@ class Consent:
             phase=Phase.BEFORE,
             grants=self._approvals.write(decision.hand),
             charged=decision.charged,
+            rounds=rounds,
         )
         lasts = max(float(decision.plan.settings.approvals.timeout), LONG_QUESTION)
         leg = await self._approvals.new_leg(empty, lasts)
@@ -385,7 +400,7 @@ class Consent:
         if isinstance(leg, str):
             raise _violation(leg)
         found = self.approvers.get(leg.approver)
-        if found is None or not found.in_band or not leg.asked:
+        if found is None or not found.in_band or not leg.asked or any(asked.four_eyes for asked in leg.asked):
             raise _violation("approval_unavailable")
         given = tuple(choices) * len(leg.choices) if len(choices) == 1 else tuple(choices)
         answer = checked(Answer.chosen(*given), leg.choices)
@@ -395,6 +410,7 @@ class Consent:
 
 
 NO_FORMS: Final = "This needs a person's approval, and this client cannot show the question (it lacks elicitation)."
+ROUNDS: Final = 10
 LONG_QUESTION: Final = 600.0
 """Seconds that a component's own question may take; FastMCP seals its state for as long."""
 
@@ -410,6 +426,13 @@ def checked(answer: Any, choices: Sequence[Sequence[Choice]]) -> Answer:
     if fits and all(isinstance(c, str) and c in some for c, some in zip(answer.choices, names, strict=True)):
         return answer
     return Answer(ending="invalid")
+
+
+def _is_own(leg: Leg, answer: Answer, request: RequestContext) -> bool:
+    """Whether somebody answers a question of his own that another person must answer, or nobody can tell who did."""
+    if answer.ending != "answered" or not any(asked.four_eyes for asked in leg.asked):
+        return False
+    return answer.by is None or answer.by.key == request.principal.key
 
 
 def _caller(decision: Decision) -> str:
@@ -432,8 +455,8 @@ def _said(answer: Answer) -> str:
     return ", ".join(answer.choices) if answer.ending == "answered" else answer.ending
 
 
-def _too_long(challenge: Challenge) -> str:
-    size = f"{len(challenge.message):,} characters"
+def _too_long(challenge: Challenge, call: Call) -> str:
+    size = f"{len(challenge.message):,} characters, digest {call.arguments[:12]}"
     return f"This needs a person's approval, and its arguments are too long to be shown whole ({size})."
 
 

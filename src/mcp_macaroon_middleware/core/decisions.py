@@ -27,6 +27,7 @@ REASONS: Final[dict[str, str]] = {
     "approval_invalid": "The question was answered with none of its choices.",
     "approval_failed": "The question could not be asked.",
     "approval_stale": "The question is no longer open, or was never asked.",
+    "approver_is_requester": "Another person must agree to this.",
     "grant_used": "This approval has been used.",
     "request_changed": "The call is not the one that was asked about.",
     "declined": "The user has declined this.",

@@ -24,6 +24,7 @@ class Asked:
     text: str
     shown: tuple[str, ...]
     same_values: bool
+    four_eyes: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +33,7 @@ class Leg:
 
     `approver` is empty for a leg that asked nothing of its own. `seconds` says how long an approval for a period would
     last, for each list of choices. `grants` are what earlier legs of the same call were given; `charged` says that its
-    limits have been. `held` is the finished result, if the component ran. Times are the store's own, in seconds.
+    limits have been; `rounds` counts the legs in which the component itself asked. `held` is the finished result, if the component ran. Times are the store's own, in seconds.
     """
 
     id: str
@@ -46,6 +47,7 @@ class Leg:
     expires: float = 0.0
     grants: tuple[str, ...] = field(default=(), repr=False)
     charged: bool = False
+    rounds: int = 0
     held: bytes | None = field(default=None, repr=False)
 
     @property
@@ -83,6 +85,7 @@ class Leg:
             expires=facts["expires"],
             grants=tuple(facts["grants"]),
             charged=facts["charged"],
+            rounds=facts["rounds"],
             held=raw[end:] if facts["holds"] else None,
         )
 

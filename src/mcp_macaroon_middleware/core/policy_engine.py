@@ -452,7 +452,8 @@ class PolicyEngine:
             self._pen.note(decision, tally, key)
         if tally.denied is not None:
             return Redaction(), refusal_for(*tally.denied, hidden=False), []
-        released, asks = await self.consent.after(decision, tally.asks)
+        shadow = key == "after" and decision.plan.settings.mode == "shadow"
+        released, asks = await self.consent.after(decision, () if shadow else tally.asks)
         whole = any(not v.edits for number, (_, v) in enumerate(tally.asks) if number not in released)
         return tally.redaction(released), plain_refusal("approval_unavailable") if whole else None, asks
 

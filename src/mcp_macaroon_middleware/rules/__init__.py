@@ -7,7 +7,7 @@ DESIGN, section 4, which carries on the policy strings of mcp-macaroon-middlewar
 """
 
 from .instants import EXPIRY_FORMAT, format_expiry, parse_expiry
-from .mapping import SCOPES, rule_from_mapping, rule_to_mapping
+from .mapping import rule_from_mapping, rule_to_mapping
 from .parts import TIME, escape
 from .selectors import claim_text, parse_selector
 from .targets import format_target, glob_matches, names_of, normal_uri, parse_target, target_matches
@@ -16,7 +16,6 @@ from .text import MAX_RULE, format_rule, parse_rule
 __all__ = [
     "EXPIRY_FORMAT",
     "MAX_RULE",
-    "SCOPES",
     "TIME",
     "claim_text",
     "escape",

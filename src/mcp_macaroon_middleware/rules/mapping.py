@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from ..errors import RuleError
-from ..model import Kind, Phase, Place, Rule, Target
+from ..model import SCOPES, Kind, Phase, Place, Rule, Target
 from .instants import EXPIRY_FORMAT, parse_expiry
 from .parts import TIME, Part, refuse_control_characters, suggestion
 from .selectors import parse_selector, read_texts, selector_mapping
@@ -28,11 +28,9 @@ _LONG_KEYS: Final = (
     "scopes",
     "expiry",
     "secret",
+    "four_eyes",
     "dynamic",
 )
-
-
-SCOPES: Final = ("once", "period")
 
 
 def rule_from_mapping(mapping: Mapping[str, Any], *, place: Place | None = None) -> Rule:
@@ -58,6 +56,7 @@ def rule_from_mapping(mapping: Mapping[str, Any], *, place: Place | None = None)
         scopes=_scopes(mapping.get("scopes", ())),
         expiry=_seconds(mapping.get("expiry")),
         secret=read_texts(mapping.get("secret", ()), "secret"),
+        four_eyes=_four_eyes(mapping.get("four_eyes", False)),
         dynamic=_dynamic(mapping["dynamic"]) if "dynamic" in mapping else False,
         place=place or Place(),
     )
@@ -88,6 +87,8 @@ def rule_to_mapping(rule: Rule) -> dict[str, Any]:
             mapping[key] = list(texts)
     if rule.expiry is not None:
         mapping["expiry"] = rule.expiry
+    if rule.four_eyes:
+        mapping["four_eyes"] = True
     if rule.dynamic:
         mapping["dynamic"] = True
     return mapping
@@ -131,6 +132,12 @@ def _seconds(value: Any) -> int | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
         raise RuleError("expiry is a whole number of seconds above 0")
+    return value
+
+
+def _four_eyes(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise RuleError("four_eyes is true or false")
     return value
 
 

@@ -119,4 +119,4 @@ def read_policy(part: Part) -> str:
 
 def _long_only(rule: Rule) -> Iterable[bool]:
     yield from (rule.for_ is not None, rule.except_ is not None, rule.approver is not None)
-    yield from (bool(rule.scopes), rule.expiry is not None, bool(rule.secret), rule.dynamic)
+    yield from (bool(rule.scopes), rule.expiry is not None, bool(rule.secret), rule.four_eyes, rule.dynamic)

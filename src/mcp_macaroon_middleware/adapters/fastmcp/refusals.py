@@ -39,6 +39,7 @@ NEXT: Final[Mapping[str, str]] = {
     "approval_invalid": "Call again to be asked again.",
     "approval_failed": "Try again later; if it stays, the server's operator must act.",
     "approval_stale": "Call again, without the old state, to be asked again.",
+    "approver_is_requester": "Tell the user that somebody else must agree.",
     "grant_used": "Call again, without the old state, to be asked again.",
     "request_changed": "Call again to be asked about this call.",
     "declined": "Do not repeat the call.",
