@@ -275,7 +275,6 @@ class Consent:
                 rule=a.rule,
                 fields=a.fields,
                 text=q.text,
-                shown=a.fields,
                 same_values=a.same_values,
                 four_eyes=a.four_eyes,
             )

@@ -17,12 +17,11 @@ from .asks import Call
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """One question of a leg: the rule's digest, what an answer releases, its words, and what was offered."""
+    """One question of a leg: the rule's digest, what an answer releases, its words, and who may answer for what."""
 
     rule: str
     fields: tuple[str, ...]
     text: str
-    shown: tuple[str, ...]
     same_values: bool
     four_eyes: bool
 
@@ -33,7 +32,8 @@ class Leg:
 
     `approver` is empty for a leg that asked nothing of its own. `seconds` says how long an approval for a period would
     last, for each list of choices. `grants` are what earlier legs of the same call were given; `charged` says that its
-    limits have been; `rounds` counts the legs in which the component itself asked. `held` is the finished result, if the component ran. Times are the store's own, in seconds.
+    limits have been; `rounds` counts the legs in which the component itself asked. `held` is the finished result, if
+    the component ran. Times are the store's own, in seconds.
     """
 
     id: str
@@ -57,7 +57,7 @@ class Leg:
             id=self.id,
             approver=self.approver,
             phase=self.phase,
-            questions=tuple(Question(text=asked.text, fields=asked.shown) for asked in self.asked),
+            questions=tuple(Question(text=asked.text, fields=asked.fields) for asked in self.asked),
             choices=self.choices,
             expires=datetime.fromtimestamp(self.expires, UTC),
         )
@@ -91,4 +91,4 @@ class Leg:
 
 
 def _asked(facts: Mapping[str, Any]) -> Asked:
-    return Asked(**{**facts, "fields": tuple(facts["fields"]), "shown": tuple(facts["shown"])})
+    return Asked(**{**facts, "fields": tuple(facts["fields"])})

@@ -41,9 +41,9 @@ class Rule:
     """One parsed rule. `text` is its canonical string form where it has one, else a stable one-line form.
 
     `params` are the positional texts, or, in the long form, a mapping or a sequence of plain values. Only operator
-    rules may carry `for_`, `except_`, `approver`, `scopes`, `expiry`, `secret`, `four_eyes` and `dynamic`. `expires` (`time<…`) is
-    an aware UTC datetime: at that instant the rule ends. `raw_params` is the remainder as it was written, for params
-    that are declared `rest`.
+    rules may carry `for_`, `except_`, `approver`, `scopes`, `expiry`, `secret`, `four_eyes` and `dynamic`. `expires`
+    (`time<…`) is an aware UTC datetime: at that instant the rule ends. `raw_params` is the remainder as it was written,
+    for params that are declared `rest`.
     """
 
     phase: Phase
