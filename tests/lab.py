@@ -16,7 +16,7 @@ from mcp_macaroon_middleware.core.binding import PlanSettings
 from mcp_macaroon_middleware.core.plan import Plan, compile_plan
 from mcp_macaroon_middleware.core.policy_engine import PolicyEngine
 from mcp_macaroon_middleware.model import Action, Component, Kind, Principal, RequestContext, Rule
-from mcp_macaroon_middleware.plugin.contract import ApproverContext, EnforcerType
+from mcp_macaroon_middleware.plugin.contract import ApproverContext, ApproverType, EnforcerType
 from mcp_macaroon_middleware.rules import parse_rule, rule_from_mapping
 from mcp_macaroon_middleware.tokens import KeyRing
 
@@ -48,10 +48,10 @@ class Records(list[dict[str, Any]]):
 class Enforcers:
     """What the engine asks of a registry."""
 
-    def __init__(self, types: Sequence[EnforcerType]) -> None:
+    def __init__(self, types: Sequence[EnforcerType], approvers: Sequence[ApproverType] = ()) -> None:
         plugin = SimpleNamespace(name="lab")
         self.enforcers = {t.name: SimpleNamespace(contribution=t, plugin=plugin) for t in types}
-        self.approvers = {t.name: SimpleNamespace(contribution=t, plugin=plugin) for t in APPROVERS}
+        self.approvers = {t.name: SimpleNamespace(contribution=t, plugin=plugin) for t in (*APPROVERS, *approvers)}
 
     def suggest(self, name: str) -> str | None:
         """No suggestions here."""
@@ -63,12 +63,17 @@ def builtins() -> list[EnforcerType]:
     return list(builtin.macaroon_enforcers())
 
 
-def plan_of(rules: Sequence[str | Mapping[str, Any]], *more: EnforcerType, **settings: Any) -> Plan:
+def plan_of(
+    rules: Sequence[str | Mapping[str, Any]],
+    *more: EnforcerType,
+    approvers: Sequence[ApproverType] = (),
+    **settings: Any,
+) -> Plan:
     """A compiled plan; any problem fails the test."""
     parsed: list[Rule] = [parse_rule(r) if isinstance(r, str) else rule_from_mapping(r) for r in rules]
     plan, problems = compile_plan(
         parsed,
-        Enforcers([*builtins(), *more]),
+        Enforcers([*builtins(), *more], approvers),
         PlanSettings(**settings),
         {},
         "r1",  # type: ignore[arg-type]

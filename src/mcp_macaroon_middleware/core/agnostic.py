@@ -123,10 +123,11 @@ async def _asked(
     """Opens every challenge and waits for those that are asked out of band; their answers, or the refusal."""
     replies: dict[str, Answer] = {}
     for challenge in challenges:
-        refusal = await engine.pose(decision, challenge)
+        outside = not engine.consent.is_in_band(challenge)
+        refusal = await engine.pose(decision, challenge, waits=outside)
         if refusal is not None:
             return refusal
-        if not engine.consent.is_in_band(challenge):
+        if outside:
             replies[challenge.id] = await engine.consent.elsewhere(decision, challenge)
     return replies
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
 
-from ..model import EMPTY, ONCE, PERIOD, Answer, Caller, Component, Phase, Reply, Verdict
+from ..model import EMPTY, ONCE, PERIOD, Answer, Caller, Component, Edit, Phase, Reply, Verdict
 from .binding import BoundCheck, PlanSettings
 
 WHOLE: Final = ("",)
@@ -56,6 +56,11 @@ class Ask:
             four_eyes=rule.four_eyes,
             source=check.view.text,
         )
+
+    def is_idle(self, edits: Sequence[Edit]) -> bool:
+        """Whether an answer would change nothing: what it releases is withheld by these edits all the same."""
+        gone = {path for edit in edits for path in edit.withhold}
+        return any(edit.everything for edit in edits) or all(part in gone for part in self.fields)
 
 
 def _released(verdict: Verdict) -> tuple[str, ...]:

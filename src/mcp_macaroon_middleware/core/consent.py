@@ -317,7 +317,9 @@ class Consent:
 
     # --- asking ---------------------------------------------------------------------------------------------------
 
-    async def pose(self, decision: Decision, challenge: Challenge, *, held: bytes | None = None) -> Refusal | None:
+    async def pose(
+        self, decision: Decision, challenge: Challenge, *, held: bytes | None = None, waits: bool = False
+    ) -> Refusal | None:
         """Writes a challenge's leg, so that its answer can be taken once; or why it cannot be asked."""
         if self._approvals is None:
             return plain_refusal("approval_unavailable")
@@ -331,7 +333,7 @@ class Consent:
             rounds=max((leg.rounds for leg in decision.legs), default=0),
             held=held,
         )
-        leg = await self._approvals.new_leg(ready, settings.approvals.timeout)
+        leg = await self._approvals.new_leg(ready, settings.approvals.timeout + (GRACE if waits else 0.0))
         if not await self._approvals.put(leg):
             return plain_refusal("approval_unavailable")
         decision.note("asked", {"leg": leg.id, "approver": leg.approver})
@@ -409,6 +411,8 @@ class Consent:
 
 
 NO_FORMS: Final = "This needs a person's approval, and this client cannot show the question (it lacks elicitation)."
+GRACE: Final = 10.0
+"""Seconds that a leg outlives the time for its answer, where the same request waits for it and is cut off in time."""
 ROUNDS: Final = 10
 LONG_QUESTION: Final = 600.0
 """Seconds that a component's own question may take; FastMCP seals its state for as long."""

@@ -337,14 +337,16 @@ class PolicyEngine:
 
     # --- asking ---------------------------------------------------------------------------------------------------
 
-    async def pose(self, decision: Decision, challenge: Challenge, *, held: bytes | None = None) -> Refusal | None:
+    async def pose(
+        self, decision: Decision, challenge: Challenge, *, held: bytes | None = None, waits: bool = False
+    ) -> Refusal | None:
         """Opens one of a decision's challenges, so that its answer can be taken, once; the refusal, if it cannot be.
 
-        `held` is the finished result, to be kept until the answer comes with a later request. A store that cannot
-        answer is a refusal.
+        `held` is the finished result, to be kept until the answer comes with a later request. `waits`: this very
+        request waits for the answer. A store that cannot answer is a refusal.
         """
         try:
-            return await self.consent.pose(decision, challenge, held=held)
+            return await self.consent.pose(decision, challenge, held=held, waits=waits)
         except StoreUnavailable as error:
             return plain_refusal(error.code)
 
@@ -454,6 +456,7 @@ class PolicyEngine:
             return Redaction(), refusal_for(*tally.denied, hidden=False), []
         shadow = key == "after" and decision.plan.settings.mode == "shadow"
         released, asks = await self.consent.after(decision, () if shadow else tally.asks)
+        asks = [ask for ask in asks if not ask.is_idle(tally.edits)]
         whole = any(not v.edits for number, (_, v) in enumerate(tally.asks) if number not in released)
         return tally.redaction(released), plain_refusal("approval_unavailable") if whole else None, asks
 
@@ -502,6 +505,12 @@ class PolicyEngine:
         `ApprovalRequired` with the challenges.
         """
         return await agnostic.enforce(self, self._calls, macaroon, Phase(phase), tool_name, context, result)
+
+    async def call_failed(self, *, tool_name: str, context: RequestContext, detail: str = "") -> None:
+        """Ends a call that `enforce_policies` allowed and that raised, with its final record. Else it stays open."""
+        decision = self._calls.take(context, tool_name)
+        if decision is not None:
+            await self.fail(decision, "error", detail)
 
     def _handle(self, plugin: str) -> Store:
         handle = self._handles.get(plugin)

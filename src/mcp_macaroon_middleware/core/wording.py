@@ -123,7 +123,8 @@ def _count(number: int, noun: str) -> str:
 
 def person(principal: Principal) -> str:
     """A principal as a person reads it."""
-    where = [plain(part) for part in (principal.namespace, principal.tenant) if part and part != "local"]
+    issuer = principal.namespace.removeprefix("https://")
+    where = [plain(part) for part in (issuer, principal.tenant) if part and part != "local"]
     return plain(principal.subject) + (f" ({', '.join(where)})" if where else "")
 
 

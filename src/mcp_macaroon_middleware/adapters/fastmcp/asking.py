@@ -93,7 +93,7 @@ class Conversation:
     async def _outside(self, decision: Decision, challenges: Sequence[Challenge]) -> Replies | Refusal:
         engine, replies = self._guard.engine, {}
         for challenge in challenges:
-            refusal = await engine.pose(decision, challenge)
+            refusal = await engine.pose(decision, challenge, waits=True)
             if refusal is not None:
                 return refusal
             try:
@@ -136,7 +136,7 @@ class Conversation:
             form = await self._form(challenge)
             if form is None:
                 return plain_refusal("approval_failed")
-            refusal = await self._guard.engine.pose(decision, challenge)
+            refusal = await self._guard.engine.pose(decision, challenge, waits=True)
             if refusal is not None:
                 return refusal
             try:
