@@ -254,6 +254,8 @@ async def test_a_question_that_is_cancelled_while_it_waits_is_never_shown(seat: 
     first, second = (asyncio.create_task(console.ask(sample())) for _ in range(2))
     await seat.prompted()
     second.cancel()
+    await seat.types(b"no\n")
+    assert (await seat.prompted()).count("1 more question waits") == 1, "it waits no more"
     await seat.chooses("once")
     assert await first == Answer.chosen("once")
     await no_worker_is_left()

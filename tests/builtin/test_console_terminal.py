@@ -108,6 +108,23 @@ ran = subprocess.run([sys.executable, "-c", {ASK!r}], process_group=0, capture_o
 print(ran.stdout, ran.stderr)
 """
 
+PUT_BEHIND = f"""
+import os, signal, subprocess, sys
+unblocked = lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, {{signal.SIGTTOU}})
+signal.pthread_sigmask(signal.SIG_BLOCK, {{signal.SIGTTOU}})
+shell = os.open("/dev/tty", os.O_RDWR)
+command = [sys.executable, "-c", {ASK!r}]
+child = subprocess.Popen(command, process_group=0, stdout=subprocess.PIPE, text=True, preexec_fn=unblocked)
+os.tcsetpgrp(shell, child.pid)
+sys.stdin.readline()
+os.tcsetpgrp(shell, os.getpgrp())
+print("behind", flush=True)
+try:
+    print(child.communicate(timeout=10)[0])
+finally:
+    child.kill()
+"""
+
 
 def started(code: str, seat: Seat | None) -> subprocess.Popen[str]:
     """Python in a session of its own, whose terminal is the seat's; a client holds its standard input and output."""
@@ -149,3 +166,16 @@ async def test_in_the_background_of_its_shell_it_asks_nobody_and_is_not_stopped(
         assert out.startswith("False failed\nrequired\n")
         assert "can ask nobody yet: the server runs in the background of its terminal" in out
         assert "Tool:" not in seat.shown
+
+
+async def test_a_question_that_is_put_into_the_background_ends_and_does_not_stop_the_server() -> None:
+    with Seat() as seat, started(PUT_BEHIND, seat) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        await seat.sees("Your answer", within=20)
+        process.stdin.write("now\n")
+        process.stdin.flush()
+        assert await asyncio.to_thread(process.stdout.readline) == "behind\n"
+        seat.type(b"2\n")
+        out, _ = await asyncio.to_thread(process.communicate, timeout=20)
+        assert out.startswith("True failed\n")
