@@ -115,6 +115,16 @@ async def test_two_audiences_share_nothing(server: RedisServer, other: str) -> N
     await asyncio.gather(one.close(), two.close())
 
 
+async def test_a_version_that_never_was_sets_nothing(server: RedisServer) -> None:
+    store = opened(server)
+    for version in ("", "-", "0" * 32, "\ud800"):
+        assert not await store.swap("k", version, b"v", 600)
+    await store.put("k", b"v", 600)
+    for version in (None, "", "-", "0" * 32, "\ud800"):
+        assert not await store.swap("k", version, b"w", 600)
+    await store.close()
+
+
 # --- keys and time ----------------------------------------------------------------------------------------------------
 
 
@@ -154,6 +164,15 @@ async def test_nothing_is_left_of_what_has_ended(server: RedisServer) -> None:
     await store.take("long")
     await asyncio.sleep(0.05)
     assert keys_of(server, "ended") == []
+    await store.close()
+
+
+async def test_the_index_lives_as_long_as_what_lives_longest(server: RedisServer) -> None:
+    store = opened(server, "index")
+    for key, ttl, least in (("a", 0.05, 50), ("b", 600, 600_000), ("c", 0.05, 600_000), ("d", 900, 900_000)):
+        await store.put(key, b"v", ttl)
+        for name in "ix":
+            assert await asyncio.to_thread(server.ask, "PTTL", f"mcpm:{{index}}:{name}") > least
     await store.close()
 
 
@@ -212,6 +231,7 @@ async def test_keys_are_any_text_and_come_back_as_they_were(server: RedisServer)
 @pytest.mark.threat("N11")
 async def test_scan_is_paged_in_the_order_of_keys_whatever_ends_meanwhile(server: RedisServer) -> None:
     store = opened(server)
+    await store.put("b", b"before them all", 600)
     await asyncio.gather(*(store.put(f"p:{number:05}", b"v" * 10_000, 600) for number in range(180)))
     seen: list[str] = []
     cursor: str | None = None
@@ -266,6 +286,7 @@ async def test_closing_ends_what_is_under_way_and_leaves_no_connection(server: R
     await store.close()
     answers = await asyncio.gather(*waiting, return_exceptions=True)
     assert {type(answer) for answer in answers} <= {StoreUnavailable, list}
+    assert isinstance(answers[-1], StoreUnavailable)
     assert await asyncio.to_thread(connections, server) == before
 
 

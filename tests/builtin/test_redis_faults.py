@@ -87,6 +87,7 @@ async def test_behind_a_server_that_hangs_nothing_piles_up_and_the_event_loop_ru
     assert {why for why, took in answers if took > 0.5} == {"the redis server did not answer in time"}
     again = await asyncio.gather(*(ask() for _ in range(20)))
     assert max(took for _, took in again) < 1.5
+    assert (await ask())[1] < 0.04, "it waits again for a server that has just not answered"
     beating = False
     await heart
     assert worst < 0.1
@@ -109,6 +110,25 @@ async def test_while_a_server_cannot_be_reached_callers_do_not_wait_for_it(kind:
     finally:
         await store.close()
         server.kill()
+
+
+@pytest.mark.threat("FI30")
+async def test_a_server_that_ends_every_connection_is_tried_again_after_pauses_only() -> None:
+    tried = 0
+
+    async def end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal tried
+        tried += 1
+        writer.close()
+
+    async with served(end) as address:
+        store = REDIS.open(address, StoreContext(audience="a"))
+        until = time.monotonic() + 1.2
+        while time.monotonic() < until:
+            await asyncio.gather(*(refusal(lambda: store.get(["k"])) for _ in range(20)))
+            await asyncio.sleep(0.005)
+        await store.close()
+    assert 3 <= tried <= 6
 
 
 @pytest.mark.threat("FI30")

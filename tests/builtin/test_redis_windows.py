@@ -31,7 +31,13 @@ charges = st.tuples(
     st.sampled_from([8, 64]),
 )
 steps = st.lists(
-    st.one_of(st.integers(0, 40), st.integers(0, 5000), st.lists(charges, min_size=1, max_size=3)), max_size=25
+    st.one_of(
+        st.integers(0, 40),
+        st.integers(0, 5000),
+        st.sampled_from([8, 64, 512, 4096]),
+        st.lists(charges, min_size=1, max_size=3),
+    ),
+    max_size=25,
 )
 
 
@@ -69,6 +75,30 @@ def test_windows_are_those_of_the_memory_store(clocked: RedisServer, plan: list[
     asyncio.run(both())
 
 
+async def test_a_charge_leaves_at_the_end_of_its_window_and_no_sooner(clocked: RedisServer) -> None:
+    clock, store = Clock(), opened(clocked)
+    await _set(clocked, clock)
+    assert (await store.add([line(limit=1, window=8)])).ok
+    for ticks, fits in ((8 * 64 - 1, False), (1, True)):
+        clock.ticks += ticks
+        await _set(clocked, clock)
+        assert (await store.add([line(limit=1, window=8)])).ok is fits
+    await store.close()
+
+
+@pytest.mark.threat("K06")
+async def test_the_time_it_tells_never_goes_back(clocked: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, store = Clock(), opened(clocked)
+    monkeypatch.setattr(redis_scripts, "CHECK", Script("return cjson.decode(redis.call('GET', 'clock'))"))
+    told = []
+    for ticks in (0, 64, -6400, 6500):
+        clock.ticks += ticks
+        await _set(clocked, clock)
+        told.append(await store.now() - 1_800_000_000)
+    assert told == [0.0, 1.0, 1.0, 2.5625]
+    await store.close()
+
+
 @pytest.mark.threat("K06")
 async def test_a_server_clock_that_steps_back_refills_nothing(clocked: RedisServer) -> None:
     clock, store = Clock(), opened(clocked)
@@ -78,4 +108,17 @@ async def test_a_server_clock_that_steps_back_refills_nothing(clocked: RedisServ
         clock.ticks -= back
         await _set(clocked, clock)
         assert not (await store.add([line(window=8)])).ok
+    await store.close()
+
+
+@pytest.mark.threat("K08", "P03")
+async def test_a_window_is_bounded_however_many_charges_it_holds(clocked: RedisServer) -> None:
+    clock, store = Clock(), opened(clocked, "bounded")
+    await _set(clocked, clock)
+    for number in range(600):
+        if number % 2:
+            clock.ticks += 13
+            await _set(clocked, clock)
+        assert (await store.add([line("k", 1, 10**6, 64)] * 5)).ok
+    assert await asyncio.to_thread(clocked.ask, "STRLEN", "mcpm:{bounded}:c:k") < 140 * 12
     await store.close()
