@@ -12,7 +12,6 @@ import hmac
 import json
 import logging
 import secrets
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -28,7 +27,9 @@ from ..tokens.grants import read_grant, sign_grant
 from . import epoch
 from .asks import Ask, Call, component_key
 from .binding import PlanSettings
+from .forbidden import Forbidden
 from .legs import Leg
+from .revocation import Revocations
 from .sealing import Broken, Sealer
 
 logger: Final = logging.getLogger("mcp_macaroon_middleware")
@@ -37,7 +38,6 @@ Serves = Callable[[Grant, Ask], bool]
 
 LONGEST: Final = 86_400.0
 NAMESPACE: Final = "approvals"
-REMEMBERED: Final = 100_000
 HELD: Final = 1_000_000
 """Bytes of a finished result that are held while a person thinks."""
 
@@ -75,6 +75,9 @@ class Approvals:
         self._event = event
         self._sealer = Sealer(keys, audience)
         self._epoch = epoch.Epoch(self._store, self._sealer, renewed=self._renewed)
+        self.revocations: Final = Revocations(
+            store=self._store, sealer=self._sealer, epoch=self._epoch, digest=self._digest, event=event
+        )
         self._used = Forbidden()
         self._declined = Forbidden()
 
@@ -333,33 +336,6 @@ class Approvals:
     def _broken(self, what: str) -> None:
         logger.warning("a stored %s was not written by this server, and counts for nothing", what)
         self._event("record_broken", {"what": what})
-
-
-class Forbidden:
-    """What forbids, by name, for a while, in memory; bounded: what ends first is forgotten first."""
-
-    def __init__(self, most: int = REMEMBERED) -> None:
-        self._ends: dict[str, float] = {}
-        self._most = most
-
-    def add(self, name: str, seconds: float) -> None:
-        """Remembers a name for that long."""
-        now = time.monotonic()
-        self._ends[name] = max(self._ends.get(name, 0.0), now + seconds)
-        if len(self._ends) > self._most:
-            kept = sorted(self._ends.items(), key=lambda item: item[1])[self._most // 4 :]
-            self._ends = {key: end for key, end in kept if end > now}
-
-    def discard(self, name: str) -> None:
-        """Forgets a name that forbids nothing after all."""
-        self._ends.pop(name, None)
-
-    def __contains__(self, name: str) -> bool:
-        end = self._ends.get(name)
-        if end is not None and end <= time.monotonic():
-            del self._ends[name]
-            return False
-        return end is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,19 @@ that audience, since the key is the same.
 """
 
 from .credentials import VerifiedToken, attenuate, mint, verify
+from .discharges import ThirdParty, Ticket, bind, discharge, require, unmet
 from .keys import KeyRing
 
-__all__ = ["KeyRing", "VerifiedToken", "attenuate", "mint", "verify"]
+__all__ = [
+    "KeyRing",
+    "ThirdParty",
+    "Ticket",
+    "VerifiedToken",
+    "attenuate",
+    "bind",
+    "discharge",
+    "mint",
+    "require",
+    "unmet",
+    "verify",
+]

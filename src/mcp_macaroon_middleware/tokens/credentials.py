@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -16,12 +16,14 @@ from ..model import Rule
 from ..rules import TIME, format_expiry, parse_rule
 from . import caveats as caveat_texts
 from . import macaroons
+from .discharges import ThirdParty, opener
 from .keys import KeyRing
 
 VERSION: Final = 1
 SKEW: Final = timedelta(seconds=30)
 LONGEST: Final = timedelta(days=3660)
 CACHED: Final = 4096
+MOST_DISCHARGES: Final = 64 * 1024
 
 _LATEST: Final = int(datetime.max.replace(tzinfo=UTC, microsecond=0).timestamp())
 _FIELDS: Final = {"v", "t", "k", "n", "a", "s", "ns", "tn", "c", "i"}
@@ -35,7 +37,8 @@ class VerifiedToken:
     """A token whose signature and conditions hold. Its `repr` shows neither caveats nor signature.
 
     `id` and `branches` are its lineage, which audit and revocation go by. `caveats` are its rules, in order;
-    `scoped_caveats` gives each with the lineage that it was written under. `expires` is its earliest end.
+    `scoped_caveats` gives each with the lineage that it was written under. `expires` is its earliest end. The rules and
+    the end of its discharges count among them; `discharged_by` are the locations that gave those.
     """
 
     id: str
@@ -51,6 +54,7 @@ class VerifiedToken:
     scoped_caveats: tuple[tuple[str, tuple[str, ...]], ...] = field(repr=False)
     caveats: tuple[str, ...] = field(repr=False)
     lineage: tuple[str, ...] = ()
+    discharged_by: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,16 +137,18 @@ def verify(
     audience: str,
     now: datetime | None = None,
     revoked: Revoked | None = None,
+    discharges: Sequence[str] = (),
+    parties: Mapping[str, ThirdParty] | None = None,
 ) -> VerifiedToken:
     """The token, verified for this audience. Raises `TokenInvalid`; its code is for the audit, its text says nothing.
 
     Signatures that held are remembered by the SHA-256 of the token while the ring lives; conditions and revocation
     are checked every time. `revoked` is asked about the verified token, or is a set of revoked ids: of tokens, branches
     and keys, each of which ends everything that was narrowed from it. The caveats that are rules are judged by the
-    engine.
+    engine. `discharges` answer its third-party caveats, bound to it; `parties` are the services that count.
     """
     now = now or datetime.now(UTC)
-    verified = _signed(keys, token, audience)
+    verified = _signed(keys, token, audience, tuple(discharges), parties or {})
     if verified.expires <= now:
         raise TokenInvalid("token_expired")
     if verified.issued_at > now + SKEW:
@@ -158,21 +164,33 @@ def _is_revoked(token: VerifiedToken, revoked: Revoked) -> bool:
     return any(part in revoked for part in (token.key_id, *token.lineage))
 
 
-def _signed(keys: KeyRing, token: str, audience: str) -> VerifiedToken:
+def _signed(
+    keys: KeyRing, token: str, audience: str, discharges: tuple[str, ...], parties: Mapping[str, ThirdParty]
+) -> VerifiedToken:
     if not isinstance(token, str) or len(token) > macaroons.MAX_BYTES * 2:
         raise TokenInvalid("token_too_large")
-    mark = hashlib.sha256(token.encode("utf-8", "replace")).digest()
+    if len(discharges) > macaroons.MAX_DISCHARGES or sum(map(len, discharges)) > MOST_DISCHARGES:
+        raise TokenInvalid("discharge_too_many")
+    known_parties = tuple(sorted((party.location, party.key.fingerprint) for party in parties.values()))
+    mark = hashlib.sha256(repr((token, discharges, known_parties)).encode("utf-8", "replace")).digest()
     known = keys.verified.get(mark)
     if isinstance(known, VerifiedToken) and known.audience == audience:
         return known
-    verified = _check(keys, macaroons.from_text(token), audience)
+    read = [macaroons.from_text(text, macaroons.DISCHARGE) for text in discharges]
+    verified = _check(keys, macaroons.from_text(token), audience, read, parties)
     if len(keys.verified) >= CACHED:
         keys.verified.clear()
     keys.verified[mark] = verified
     return verified
 
 
-def _check(keys: KeyRing, macaroon: macaroons.RawMacaroon, audience: str) -> VerifiedToken:
+def _check(
+    keys: KeyRing,
+    macaroon: macaroons.RawMacaroon,
+    audience: str,
+    discharges: Sequence[macaroons.RawMacaroon],
+    parties: Mapping[str, ThirdParty],
+) -> VerifiedToken:
     identifier = _read(macaroon.identifier)
     if identifier.audience != audience or macaroon.location != audience.encode():
         raise TokenInvalid("token_audience")
@@ -180,11 +198,18 @@ def _check(keys: KeyRing, macaroon: macaroons.RawMacaroon, audience: str) -> Ver
         key = keys.derive("token", audience, identifier.key_id)
     except KeyRingError:
         raise TokenInvalid("token_key_unknown") from None
-    macaroons.check_signature(key, macaroon)
-    read = caveat_texts.read(tuple(caveat.identifier for caveat in macaroon.caveats))
+    macaroons.check_signature(key, macaroon, discharges=discharges, opens=opener(parties, audience))
+    read = _first_parties(macaroon)
     if read.expires is None:
         raise TokenInvalid("token_too_broad")
-    scoped = tuple((text, (identifier.id, *before)) for text, before in read.rules)
+    expires, scoped = read.expires, [(text, (identifier.id, *before)) for text, before in read.rules]
+    lineage = (identifier.id, *read.branches)
+    for each in discharges:
+        more = _first_parties(each)
+        if more.expires is None or more.branches:
+            raise TokenInvalid("discharge_invalid")
+        expires = min(expires, more.expires)
+        scoped += [(text, lineage) for text, _ in more.rules]
     return VerifiedToken(
         id=identifier.id,
         key_id=identifier.key_id,
@@ -194,12 +219,17 @@ def _check(keys: KeyRing, macaroon: macaroons.RawMacaroon, audience: str) -> Ver
         tenant=identifier.tenant,
         client=identifier.client,
         issued_at=datetime.fromtimestamp(identifier.issued_at, UTC),
-        expires=read.expires,
+        expires=expires,
         branches=read.branches,
-        scoped_caveats=scoped,
+        scoped_caveats=tuple(scoped),
         caveats=tuple(text for text, _ in scoped),
-        lineage=(identifier.id, *read.branches),
+        lineage=lineage,
+        discharged_by=tuple((each.location or b"").decode() for each in discharges),
     )
+
+
+def _first_parties(macaroon: macaroons.RawMacaroon) -> caveat_texts.Caveats:
+    return caveat_texts.read(tuple(caveat.identifier for caveat in macaroon.caveats if caveat.vid is None))
 
 
 def _write(identifier: _Identifier) -> bytes:

@@ -88,6 +88,11 @@ class KeyRing:
         """The ids of every accepted key, in order."""
         return tuple(sorted(self.__secrets))
 
+    @property
+    def fingerprint(self) -> str:
+        """The same for rings with the same keys; it tells nothing about them."""
+        return self.derive("digest", "fingerprint").hex() + ",".join(self.ids)
+
     def __contains__(self, key_id: object) -> bool:
         return key_id in self.__secrets
 

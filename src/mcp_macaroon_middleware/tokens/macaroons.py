@@ -11,15 +11,19 @@ import base64
 import binascii
 import hmac
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from pymacaroons import MACAROON_V2, Macaroon, Verifier
+from pymacaroons.caveat_delegates import ThirdPartyCaveatVerifierDelegate
 
 from ..errors import TokenInvalid
 
 PREFIX: Final = "mm_"
+DISCHARGE: Final = "md_"
+MAX_DISCHARGES: Final = 16
+MAX_DEPTH: Final = 4
 MAX_BYTES: Final = 8192
 MAX_CAVEATS: Final = 64
 SIGNATURE_BYTES: Final = 32
@@ -50,26 +54,26 @@ class RawMacaroon:
 # --- the wall -------------------------------------------------------------------------------------------------------
 
 
-def from_text(text: str) -> RawMacaroon:
-    """Reads a token. Raises `TokenInvalid` for whatever this module would not have written."""
-    if not isinstance(text, str) or len(text) > len(PREFIX) + (MAX_BYTES * 4 + 2) // 3:
+def from_text(text: str, prefix: str = PREFIX) -> RawMacaroon:
+    """Reads a token, or a discharge by its own prefix. Raises `TokenInvalid` for whatever would not be written here."""
+    if not isinstance(text, str) or len(text) > len(prefix) + (MAX_BYTES * 4 + 2) // 3:
         raise TokenInvalid("token_too_large")
-    body = text[len(PREFIX) :]
-    if not text.startswith(PREFIX) or not _TEXT.match(body):
+    body = text[len(prefix) :]
+    if not text.startswith(prefix) or not _TEXT.match(body):
         raise TokenInvalid("token_format")
     try:
         data = base64.urlsafe_b64decode(body + "=" * (-len(body) % 4))
     except (binascii.Error, ValueError):
         raise TokenInvalid("token_format") from None
     macaroon = decode(data)
-    if to_text(macaroon) != text:
+    if to_text(macaroon, prefix) != text:
         raise TokenInvalid("token_format")
     return macaroon
 
 
-def to_text(macaroon: RawMacaroon) -> str:
+def to_text(macaroon: RawMacaroon, prefix: str = PREFIX) -> str:
     """The one text of a macaroon."""
-    return PREFIX + base64.urlsafe_b64encode(encode(macaroon)).rstrip(b"=").decode("ascii")
+    return prefix + base64.urlsafe_b64encode(encode(macaroon)).rstrip(b"=").decode("ascii")
 
 
 def decode(data: bytes) -> RawMacaroon:
@@ -218,23 +222,108 @@ def append(text: str, caveat: str) -> str:
     return to_text(extend(from_text(text), [caveat]))
 
 
-def check_signature(key: bytes, macaroon: RawMacaroon) -> None:
+def add_third_party(macaroon: RawMacaroon, *, location: str, root_key: bytes, ticket: bytes) -> RawMacaroon:
+    """The macaroon with a caveat that only a discharge signed with `root_key` meets; `ticket` names it to its service.
+
+    Needs no key of the macaroon's own.
+    """
+    chain = _theirs(macaroon)
+    chain.add_third_party_caveat(location, root_key, ticket)
+    added = chain.caveats[-1]
+    caveat = RawCaveat(identifier=ticket, vid=bytes(added._verification_key_id), location=location.encode())
+    extended = RawMacaroon(
+        location=macaroon.location,
+        identifier=macaroon.identifier,
+        caveats=(*macaroon.caveats, caveat),
+        signature=binascii.unhexlify(chain.signature_bytes),
+    )
+    if len(extended.caveats) > MAX_CAVEATS or len(encode(extended)) > MAX_BYTES:
+        raise TokenInvalid("token_too_large", f"a token has at most {MAX_CAVEATS} caveats and {MAX_BYTES} bytes")
+    return extended
+
+
+def bound(root: RawMacaroon, discharge: RawMacaroon) -> RawMacaroon:
+    """The discharge bound to this very token, so that it serves no other. Source: libmacaroons, prepare_for_request."""
+    signature = _theirs(root).prepare_for_request(_theirs(discharge)).signature_bytes
+    return replace(discharge, signature=binascii.unhexlify(signature))
+
+
+Opens = Callable[[bytes, bytes, bytes], None]
+"""Called with location, ticket and derived root key of each third-party caveat; raises where they do not belong."""
+
+
+def check_signature(
+    key: bytes, macaroon: RawMacaroon, *, discharges: Sequence[RawMacaroon] = (), opens: Opens | None = None
+) -> None:
     """Raises `TokenInvalid` unless the signature covers the identifier and every caveat, in this order.
 
     No caveat is judged here: a verifier that accepts all of them lets the chain alone decide, so that a caveat which
     was not signed can never be told apart by its content (THREATS A02, A03). Compares in constant time. The code
-    `token_unsigned_caveat` says that the signature is good for fewer caveats than the token has.
+    `token_unsigned_caveat` says that the signature is good for fewer caveats than the token has. A third-party caveat
+    needs its discharge, bound to this token, and `opens` to know its ticket; each discharge serves once.
     """
-    if any(caveat.vid is not None for caveat in macaroon.caveats):
-        raise TokenInvalid("discharge_missing")
+    _count(macaroon, discharges)
+    delegate = _Delegate(opens)
     verifier = Verifier()
+    verifier.third_party_caveat_verifier_delegate = delegate
     verifier.satisfy_general(lambda _: True)
     try:
-        good = verifier.verify(_theirs(macaroon), key, discharge_macaroons=[])
+        good = verifier.verify(_theirs(macaroon), key, discharge_macaroons=[_theirs(each) for each in discharges])
+    except TokenInvalid:
+        raise
     except Exception:  # the library raises many kinds, also bare ones; each means that nothing was proved
         good = False
-    if good is not True:
-        raise TokenInvalid("token_unsigned_caveat" if _signs_fewer(key, macaroon) else "token_signature")
+    if good is True:
+        return
+    if discharges:
+        raise TokenInvalid("token_signature")
+    raise TokenInvalid("token_unsigned_caveat" if _signs_fewer(key, macaroon) else "token_signature")
+
+
+def _count(macaroon: RawMacaroon, discharges: Sequence[RawMacaroon]) -> None:
+    """Bounds the work before any is done: few discharges, none twice, none for nothing, none too deep, no circle."""
+    if len(discharges) > MAX_DISCHARGES:
+        raise TokenInvalid("discharge_too_many")
+    if len(macaroon.caveats) + sum(len(each.caveats) for each in discharges) > MAX_CAVEATS:
+        raise TokenInvalid("token_too_large")
+    left = {each.identifier: each for each in discharges}
+    if len(left) != len(discharges):
+        raise TokenInvalid("discharge_twice")
+    level = [macaroon]
+    for depth in range(MAX_DEPTH + 1):
+        wanted = [caveat for each in level for caveat in each.caveats if caveat.vid is not None]
+        if wanted and depth == MAX_DEPTH:
+            raise TokenInvalid("discharge_too_deep")
+        level = []
+        for caveat in wanted:
+            found = left.pop(caveat.identifier, None)
+            if found is None:
+                raise TokenInvalid("discharge_missing")
+            level.append(found)
+    if left:
+        raise TokenInvalid("discharge_unused")
+
+
+class _Delegate(ThirdPartyCaveatVerifierDelegate):  # type: ignore[misc]
+    """Has each third-party caveat's ticket looked at, with the root key that the chain reveals."""
+
+    def __init__(self, opens: Opens | None) -> None:
+        super().__init__()
+        self._opens = opens
+
+    def verify_third_party_caveat(
+        self, verifier: Any, caveat: Any, root: Any, macaroon: Any, discharge_macaroons: Any, signature: Any
+    ) -> Any:
+        if self._opens is None:
+            raise TokenInvalid("discharge_missing")
+        derived = self._extract_caveat_key(signature, caveat)
+        self._opens(bytes(caveat._location or b""), bytes(caveat._caveat_id), bytes(derived))
+        return super().verify_third_party_caveat(verifier, caveat, root, macaroon, discharge_macaroons, signature)
+
+
+def derived_key(root_key: bytes) -> bytes:
+    """The key that a discharge's chain begins with. Source: libmacaroons."""
+    return hmac.digest(b"macaroons-key-generator", root_key, "sha256")
 
 
 def _signs_fewer(key: bytes, macaroon: RawMacaroon) -> bool:
