@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 __version__: Final = "3.0.0a1"
 
 if TYPE_CHECKING:
-    from .adapters.fastmcp import Guard, MacaroonMiddleware, guard
+    from .adapters.fastmcp import Guard, MacaroonAuth, MacaroonMiddleware, guard
     from .core.holders import attenuate, mint
     from .core.policy_engine import PolicyEngine
     from .errors import (
@@ -28,10 +28,11 @@ if TYPE_CHECKING:
     )
     from .model import ActionType, Caveat, ExecutionPhase, RequestContext
     from .plugin import enforcer, policy_enforcer
-    from .tokens import KeyRing, VerifiedToken, verify
+    from .tokens import Inspection, KeyRing, VerifiedToken, inspect, verify
 
 _HOMES: Final[dict[str, str]] = {
     "Guard": "adapters.fastmcp",
+    "MacaroonAuth": "adapters.fastmcp",
     "MacaroonMiddleware": "adapters.fastmcp",
     "guard": "adapters.fastmcp",
     "PolicyEngine": "core.policy_engine",
@@ -47,9 +48,11 @@ _HOMES: Final[dict[str, str]] = {
     "RequestContext": "model",
     "enforcer": "plugin",
     "policy_enforcer": "plugin",
+    "Inspection": "tokens",
     "KeyRing": "tokens",
     "VerifiedToken": "tokens",
     "attenuate": "core.holders",
+    "inspect": "tokens",
     "mint": "core.holders",
     "verify": "tokens",
 }
@@ -62,7 +65,9 @@ __all__ = [
     "ConfigError",
     "ExecutionPhase",
     "Guard",
+    "Inspection",
     "KeyRing",
+    "MacaroonAuth",
     "MacaroonError",
     "MacaroonMiddleware",
     "PolicyEngine",
@@ -74,6 +79,7 @@ __all__ = [
     "attenuate",
     "enforcer",
     "guard",
+    "inspect",
     "mint",
     "policy_enforcer",
     "verify",

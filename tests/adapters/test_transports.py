@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import socket
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 from fastmcp import Client, FastMCP
 from fastmcp.client.transports import StdioTransport
 from guarded import ERAS, KEY, guarded, text_of, tokens
+from serving import serving
 
 SCRIPT = """
 import sys
@@ -58,24 +54,6 @@ async def test_over_stdio_the_caller_is_local_and_everything_holds(era: str, tmp
     records = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
     called = [r for r in records if r["event"] == "final" and r["component"]["name"] == "read"]
     assert [r["principal"]["kind"] for r in called] == ["local"]
-
-
-@asynccontextmanager
-async def serving(server: FastMCP[Any]) -> AsyncIterator[str]:
-    """The server on a loopback socket."""
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(server.http_app(), log_level="error", lifespan="on", ws="none", timeout_graceful_shutdown=1)
-    runner = uvicorn.Server(config)
-    task = asyncio.create_task(runner.serve(sockets=[listener]))
-    try:
-        while not runner.started:  # noqa: ASYNC110 (uvicorn has no event for it)
-            await asyncio.sleep(0.01)
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/mcp"
-    finally:
-        runner.should_exit = True
-        await task
-        listener.close()
 
 
 @pytest.mark.parametrize("era", ERAS)

@@ -24,6 +24,7 @@ from ..host.discovery import Discovery
 from ..host.registry import Registry
 from ..plugin.contract import Store
 from ..tokens.keys import KeyRing
+from .bearers import open_bearers
 from .compile import Compiled, compile_file, compile_source
 from .keys import load_keys
 from .opening import open_approvers, open_audit, open_store
@@ -36,7 +37,17 @@ logger: Final = logging.getLogger("mcp_macaroon_middleware")
 
 SETTLED: Final = 0.1
 SETTLING: Final = 50
-BOUND_AT_START: Final = ("secret_key", "keys", "store", "audience", "identity", "audit", "clear_arguments")
+BOUND_AT_START: Final = (
+    "secret_key",
+    "keys",
+    "store",
+    "audience",
+    "identity",
+    "audit",
+    "clear_arguments",
+    "tokens",
+    "third_party",
+)
 
 Signature = tuple[str, int, int, int, int]
 
@@ -63,6 +74,8 @@ class Runtime:
         self.path: Final = path
         self.approvers: Final = approvers or Approvers()
         self.engine: Final = PolicyEngine(compiled.plan, store=store, audit=audit, keys=keys, approvers=self.approvers)
+        self.bearers: Final = open_bearers(compiled, self.engine, keys)
+        self.enforced = False
         self._compiled = compiled
         self._status = Status.started(compiled.revision)
         self._signature = signature

@@ -19,7 +19,7 @@ from .references import Reference, resolve_references
 TEN_YEARS: Final = 315_360_000
 TOP_KEYS: Final = ("config", "plugins", "policies")
 PLUGIN_KEYS: Final = ("allow", "disable", "require", "files")
-UNRESOLVED: Final = frozenset({"secret_key", "store"})
+UNRESOLVED: Final = frozenset({"secret_key", "store", "third_party"})
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 FilePath = Annotated[str, Field(min_length=1, max_length=4096)]
@@ -62,6 +62,14 @@ class IdentitySettings(Section):
     anonymous: Name | None = Field(
         default=None, description="The subject of HTTP callers without a credential; absent: refused."
     )
+    token_namespace: Name | None = Field(
+        default=None,
+        description="The issuer that tokens which name none speak for, so that a person is one principal either way.",
+    )
+
+    def local_subject(self, *, tokens: bool) -> str | None:
+        """The subject of stdio and in-memory callers without a token: where tokens count it must be named."""
+        return self.local if not tokens or "local" in self.model_fields_set else None
 
 
 class RoleSettings(Section):
@@ -95,6 +103,31 @@ class ApprovalSettings(Section):
     def terms(self) -> ApprovalTerms:
         """The same, as the engine takes it."""
         return ApprovalTerms(**self.model_dump())
+
+
+class TokenSettings(Section):
+    """Tokens as credentials. That the section is there, empty or not, is what makes them count."""
+
+    variable: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = Field(
+        default="MACAROON_TOKEN",
+        description="The environment variable with the token of this process, for stdio and in-memory callers.",
+    )
+    step_up: StrictBool = Field(
+        default=False, description="Answer HTTP 403 insufficient_scope where it is the token that lacks authority."
+    )
+    delegate: StrictBool = Field(
+        default=False, description="Offer the tool macaroon_delegate, which narrows the caller's own token."
+    )
+
+
+class ThirdPartySettings(Section):
+    """A service whose discharges count, and the secret shared with it."""
+
+    location: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,199}$")] = Field(
+        description="The service's name or address, as third-party caveats bear it."
+    )
+    key: Reference = Field(description="The secret shared with the service; 32 bytes or more.")
+    condition: str = Field(default="", max_length=500, description="What the service is asked by default.")
 
 
 class AuditEntry(BaseModel):
@@ -134,6 +167,10 @@ class ConfigSettings(Section):
         default=Reference("text", "memory"), description="memory, or the address of another store."
     )
     approvals: ApprovalSettings = ApprovalSettings()
+    tokens: TokenSettings | None = Field(default=None, description="Tokens as credentials; absent: none count.")
+    third_party: tuple[ThirdPartySettings, ...] = Field(
+        default=(), max_length=64, description="Services whose discharges count."
+    )
     audit: tuple[AuditEntry, ...] = Field(default=(AuditEntry(sink="log"),), min_length=1)
     clear_arguments: Texts = Field(
         default=(), description="Arguments that the audit record shows instead of their digests."
@@ -312,6 +349,23 @@ def _advice(source: Source, config: ConfigSettings) -> Iterable[Diagnostic]:
         )
     if config.mode == "shadow":
         yield warn("shadow", "mode: shadow records what rules would refuse and refuses nothing", ("config", "mode"))
+    given = source.get(("config",))
+    if isinstance(given, Mapping) and "tokens" in given and given["tokens"] is None:
+        hint = "write  tokens: {}  to accept tokens, or leave it out"
+        yield source.diagnostic("bad_value", "tokens: is empty", ("config", "tokens"), key=True, hint=hint)
+    if config.tokens is not None and not config.audience:
+        yield source.diagnostic(
+            "audience_missing",
+            "tokens are made for one server, so config.audience must name this one",
+            ("config", "tokens"),
+            key=True,
+            hint="write  audience: NAME  under config",
+        )
+    locations = [party.location for party in config.third_party]
+    for index, location in enumerate(locations):
+        if location in locations[:index]:
+            where = ("config", "third_party", index, "location")
+            yield source.diagnostic("third_party_twice", f"{location!r} is there already", where)
     for name in config.roles:
         try:
             _selector(config.roles[name])

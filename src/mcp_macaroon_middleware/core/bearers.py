@@ -9,7 +9,7 @@ from typing import Final
 from ..errors import TokenInvalid
 from ..model import Principal
 from ..plugin.contract import Clock
-from ..tokens import KeyRing, ThirdParty, VerifiedToken, verify
+from ..tokens import KeyRing, Named, ThirdParty, VerifiedToken, holds, macaroons, named, verify
 from .revocation import Revocations
 
 PREFIX: Final = "mm_"
@@ -24,7 +24,10 @@ class Bearer:
 
 
 class Bearers:
-    """Accepts the tokens of one audience. `namespace` is that of tokens which name none."""
+    """Accepts the tokens of one audience. `namespace` is that of tokens which name none.
+
+    `process` is the token that this process was started with: its own callers have that authority, or less.
+    """
 
     def __init__(
         self,
@@ -35,6 +38,7 @@ class Bearers:
         clock: Clock,
         parties: Mapping[str, ThirdParty] | None = None,
         namespace: str = "",
+        process: str | None = None,
     ) -> None:
         self._keys = keys
         self.audience: Final = audience
@@ -42,6 +46,7 @@ class Bearers:
         self._clock = clock
         self.parties: Final = dict(parties or {})
         self._namespace = namespace
+        self._process = process
 
     def __repr__(self) -> str:
         return f"Bearers(audience={self.audience!r})"
@@ -65,11 +70,39 @@ class Bearers:
             raise TokenInvalid(fault)
         return Bearer(principal=principal, token=token)
 
+    async def own(self, text: str | None, discharges: Sequence[str] = ()) -> Bearer | None:
+        """The bearer of a caller in this process or at its standard input; None for one who has no token at all.
+
+        Where the process has a token, a request may bring one that was narrowed from it, and no other.
+        """
+        if text is None:
+            return None if self._process is None else await self.accept(self._process, discharges)
+        if self._process is not None and not narrows(text, self._process):
+            raise TokenInvalid("token_not_narrowed")
+        return await self.accept(text, discharges)
+
+    def holds(self, text: str) -> None:
+        """Raises `TokenInvalid` unless a token's chain, audience and end hold, its discharges and the store aside.
+
+        It allows nothing: `accept` must follow.
+        """
+        holds(self._keys, text, audience=self.audience, now=self._clock.now())
+
+    def named(self, text: str) -> Named:
+        """Whom a token names; nothing of it is proved by that. Raises `TokenInvalid`."""
+        return named(text)
+
     def principal_of(self, token: VerifiedToken) -> Principal:
         """Whom a token stands for: the same across everything that was narrowed from it."""
         return Principal(
             kind="user", namespace=token.namespace or self._namespace, subject=token.subject, tenant=token.tenant
         )
+
+
+def narrows(text: str, parent: str) -> bool:
+    """Whether a token was made from another by adding caveats, so that it can do no more. Neither is verified."""
+    narrow, wide = macaroons.from_text(text), macaroons.from_text(parent)
+    return narrow.identifier == wide.identifier and narrow.caveats[: len(wide.caveats)] == wide.caveats
 
 
 def is_token(text: str) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ..model import EMPTY, Challenge, Charge, Edit, Effect, Grant, Redaction, Refusal, RequestContext, Verdict
+from ..tokens import VerifiedToken
 from .asks import Asking, Call
 from .binding import BoundCheck
 from .legs import Leg
@@ -58,7 +59,8 @@ class Decision:
     With `effect` ALLOW the intent is recorded, and exactly one of `finish` and `fail` must follow; otherwise the final
     record is written already, but for ASK with `challenges`: those can be asked, and what comes of it ends the request.
     `narrowed` are rules that enforcers added for the rest of this request. `legs` are those that this request goes on
-    with, `hand` the approvals that came with them, `held` the finished result that one of them held.
+    with, `hand` the approvals that came with them, `held` the finished result that one of them held. `lacking` says
+    that nothing but the token is in the way.
     """
 
     effect: Effect
@@ -71,6 +73,8 @@ class Decision:
     lent_after: After = NOTHING_AFTER
     narrowed: tuple[BoundCheck, ...] = ()
     lineage: tuple[str, ...] = ()
+    token: VerifiedToken | None = field(default=None, repr=False)
+    lacking: bool = False
     started: float = 0.0
     coerced: bool = False
     closed: bool = False

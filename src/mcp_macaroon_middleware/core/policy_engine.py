@@ -19,7 +19,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
-from ..errors import ArgumentsInvalid, AuditUnavailable, ResultWithheld, RuleError, StoreUnavailable
+from ..errors import ArgumentsInvalid, AuditUnavailable, KeyRingError, ResultWithheld, RuleError, StoreUnavailable
 from ..fields import redact
 from ..model import (
     EMPTY,
@@ -50,6 +50,7 @@ from .decisions import After, Decision, Outcome, Tally, plain_refusal, refusal_f
 from .judging import Judge
 from .plan import NO_MATCHES, Match, Matches, Plan, Rulebook
 from .records import Recorder
+from .revocation import Revocations
 
 __all__ = ["Decision", "Outcome", "PolicyEngine", "RequestContext"]
 
@@ -87,6 +88,7 @@ class PolicyEngine:
             approvals = Approvals(
                 keys=keys, store=store, audience=plan.settings.audience, clock=self._clock, event=audit.event
             )
+        self._approvals = approvals
         self.consent = Consent(approvals, approvers or Approvers())
 
     def __repr__(self) -> str:
@@ -106,6 +108,13 @@ class PolicyEngine:
     def audit(self) -> AuditLog:
         """Where records go."""
         return self._audit
+
+    @property
+    def revocations(self) -> Revocations:
+        """What is revoked. Raises `KeyRingError` for an engine without keys."""
+        if self._approvals is None:
+            raise KeyRingError("revocations need keys")
+        return self._approvals.revocations
 
     def adopt(self, plan: Plan) -> None:
         """Requests that begin from now on are decided under `plan`."""
@@ -142,6 +151,7 @@ class PolicyEngine:
             request=request,
             plan=self._plan,
             lineage=token.lineage if token is not None else (),
+            token=token,
             started=time.perf_counter(),
             raw=raw or EMPTY,
             deferred=deferred,
@@ -300,7 +310,9 @@ class PolicyEngine:
         settings = decision.plan.settings
         tallies = (holder,) if settings.mode == "shadow" else (operator, holder)
         denials = [tally.denied for tally in tallies if tally.denied is not None]
-        if settings.mode != "shadow" and not self._granted(decision.plan, operator):
+        shadow, granted = settings.mode == "shadow", self._granted(decision.plan, operator)
+        decision.lacking = holder.denied is not None and (shadow or (granted and operator.denied is None))
+        if not shadow and not granted:
             return self._refused(decision, plain_refusal("not_allowed", hidden=settings.hide_denied))
         if denials:
             check, verdict = next((d for d in denials if d[0].enforcer.hides), denials[0])

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..model import Effect, Phase, Refusal
-from ..tokens import VerifiedToken
 from .decisions import Decision, Tally, plain_refusal, refusal_for
 from .plan import Rulebook
 
@@ -14,18 +13,16 @@ if TYPE_CHECKING:
     from .policy_engine import PolicyEngine
 
 
-async def rejudge(
-    engine: PolicyEngine, decision: Decision, arguments: Mapping[str, Any], *, token: VerifiedToken | None = None
-) -> Refusal | None:
-    """Judges the rules that look at arguments again, with those that the leaf gets; the refusal, or None.
+async def rejudge(engine: PolicyEngine, decision: Decision, arguments: Mapping[str, Any]) -> Refusal | None:
+    """Judges the rules that look at arguments again, the token's too, with those that the leaf gets; the refusal.
 
     Under the decision's own plan. In shadow mode the operator's rules are not enforced here either.
     """
     plan, request = decision.plan, decision.request.replace(arguments=arguments)
     operator, holder = Tally(), Tally()
     books = [(plan.book, operator), (Rulebook(decision.narrowed), operator)]
-    if token is not None:
-        books.append((engine.caveats.of(token, plan), holder))
+    if decision.token is not None:
+        books.append((engine.caveats.of(decision.token, plan), holder))
     for book, tally in books:
         matches = book.lookup(Phase.BEFORE, request.component).arguments
         if matches:

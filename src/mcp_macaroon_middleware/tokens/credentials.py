@@ -58,7 +58,9 @@ class VerifiedToken:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Identifier:
+class Named:
+    """What a token says of itself, before anything of it is proved. `issued_at` is in whole seconds since 1970."""
+
     key_id: str
     id: str
     audience: str
@@ -94,7 +96,7 @@ def mint(
     if not all(_is_unicode(text) for text in (subject, audience, namespace, tenant or "", client or "")):
         raise ValueError("a token's names are Unicode text, without lone surrogates")
     identifier = _write(
-        _Identifier(
+        Named(
             key_id=keys.current,
             id=secrets.token_urlsafe(16),
             audience=audience,
@@ -158,6 +160,36 @@ def verify(
     return verified
 
 
+def holds(keys: KeyRing, token: str, *, audience: str, now: datetime | None = None) -> None:
+    """Raises `TokenInvalid` unless a token's own chain, audience and end hold, its discharges aside.
+
+    For a carrier that gets the discharges later. It allows nothing: `verify` must follow.
+    """
+    macaroon = macaroons.from_text(token)
+    macaroons.check_chain(_key_for(keys, macaroon, audience)[0], macaroon)
+    expires = _first_parties(macaroon).expires
+    if expires is None:
+        raise TokenInvalid("token_too_broad")
+    if expires <= (now or datetime.now(UTC)):
+        raise TokenInvalid("token_expired")
+
+
+def named(token: str) -> Named:
+    """What a token says of itself, unproved: nothing may be allowed by it. Raises `TokenInvalid`."""
+    return _read(macaroons.from_text(token).identifier)
+
+
+def _key_for(keys: KeyRing, macaroon: macaroons.RawMacaroon, audience: str) -> tuple[bytes, Named]:
+    """The one key that a token names, and what it says of itself; nothing of it is proved yet."""
+    identifier = _read(macaroon.identifier)
+    if identifier.audience != audience or macaroon.location != audience.encode():
+        raise TokenInvalid("token_audience")
+    try:
+        return keys.derive("token", audience, identifier.key_id), identifier
+    except KeyRingError:
+        raise TokenInvalid("token_key_unknown") from None
+
+
 def _is_revoked(token: VerifiedToken, revoked: Revoked) -> bool:
     if callable(revoked):
         return revoked(token)
@@ -191,13 +223,7 @@ def _check(
     discharges: Sequence[macaroons.RawMacaroon],
     parties: Mapping[str, ThirdParty],
 ) -> VerifiedToken:
-    identifier = _read(macaroon.identifier)
-    if identifier.audience != audience or macaroon.location != audience.encode():
-        raise TokenInvalid("token_audience")
-    try:
-        key = keys.derive("token", audience, identifier.key_id)
-    except KeyRingError:
-        raise TokenInvalid("token_key_unknown") from None
+    key, identifier = _key_for(keys, macaroon, audience)
     macaroons.check_signature(key, macaroon, discharges=discharges, opens=opener(parties, audience))
     read = _first_parties(macaroon)
     if read.expires is None:
@@ -232,7 +258,7 @@ def _first_parties(macaroon: macaroons.RawMacaroon) -> caveat_texts.Caveats:
     return caveat_texts.read(tuple(caveat.identifier for caveat in macaroon.caveats if caveat.vid is None))
 
 
-def _write(identifier: _Identifier) -> bytes:
+def _write(identifier: Named) -> bytes:
     """Canonical JSON: sorted keys, no space, ASCII. There is one text for one identifier."""
     facts = {
         "v": VERSION,
@@ -249,7 +275,7 @@ def _write(identifier: _Identifier) -> bytes:
     return json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
 
 
-def _read(raw: bytes) -> _Identifier:
+def _read(raw: bytes) -> Named:
     try:
         facts = json.loads(raw)
     except (ValueError, RecursionError):
@@ -258,7 +284,7 @@ def _read(raw: bytes) -> _Identifier:
         raise TokenInvalid("token_identifier")
     if not _typed(facts):
         raise TokenInvalid("token_identifier")
-    identifier = _Identifier(
+    identifier = Named(
         key_id=facts["k"],
         id=facts["n"],
         audience=facts["a"],

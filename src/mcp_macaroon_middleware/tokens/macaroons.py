@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from pymacaroons import MACAROON_V2, Macaroon, Verifier
 from pymacaroons.caveat_delegates import ThirdPartyCaveatVerifierDelegate
+from pymacaroons.utils import create_initial_signature, sign_first_party_caveat, sign_third_party_caveat
 
 from ..errors import TokenInvalid
 
@@ -278,6 +279,24 @@ def check_signature(
     if discharges:
         raise TokenInvalid("token_signature")
     raise TokenInvalid("token_unsigned_caveat" if _signs_fewer(key, macaroon) else "token_signature")
+
+
+def check_chain(key: bytes, macaroon: RawMacaroon) -> None:
+    """Raises `TokenInvalid` unless the signature covers this macaroon itself; its discharges are left for later.
+
+    For a token whose discharges come after it. Whoever relies on a third party's caveat needs `check_signature`.
+    """
+    if len(macaroon.caveats) > MAX_CAVEATS:
+        raise TokenInvalid("token_too_large")
+    signature = create_initial_signature(key, macaroon.identifier)
+    for caveat in macaroon.caveats:
+        before = binascii.unhexlify(signature)
+        if caveat.vid is None:
+            signature = sign_first_party_caveat(before, caveat.identifier)
+        else:
+            signature = sign_third_party_caveat(before, caveat.vid, caveat.identifier)
+    if not hmac.compare_digest(binascii.unhexlify(signature), macaroon.signature):
+        raise TokenInvalid("token_signature")
 
 
 def _count(macaroon: RawMacaroon, discharges: Sequence[RawMacaroon]) -> None:

@@ -1,9 +1,10 @@
-"""The FastMCP adapter: `guard`, `bind`, `MacaroonMiddleware`. Nothing outside this folder uses FastMCP's own parts."""
+"""The FastMCP adapter: `guard`, `bind`, `MacaroonMiddleware`, `MacaroonAuth`. Only this folder uses FastMCP's parts."""
 
 from __future__ import annotations
 
+from .auth import MacaroonAuth
 from .coverage import Report
 from .guard import Guard, bind, guard
 from .middleware import MacaroonMiddleware
 
-__all__ = ["Guard", "MacaroonMiddleware", "Report", "bind", "guard"]
+__all__ = ["Guard", "MacaroonAuth", "MacaroonMiddleware", "Report", "bind", "guard"]

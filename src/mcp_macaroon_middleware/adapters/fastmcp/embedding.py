@@ -17,9 +17,10 @@ from fastmcp.prompts.base import Message, PromptResult
 from fastmcp.tools.base import ToolResult
 from mcp_types import EmbeddedResource
 
+from ...core.decisions import Decision
 from ...core.visibility import open_to
 from ...errors import ResultWithheld
-from ...model import Redaction, RequestContext
+from ...model import Redaction
 from ...rules import normal_uri
 from .blocks import Blocks, note
 from .resolve import Found
@@ -104,7 +105,7 @@ def _rule(guard: Guard, ticket: Ticket) -> Rule:
         united = Redaction()
         try:
             for server, spelling in product({ticket.found.server, guard.server}, {uri, normal_uri(uri)}):
-                left = await _left_of(guard, server, spelling, ticket.decision.request)
+                left = await _left_of(guard, server, spelling, ticket.decision)
                 if left is None:
                     return None
                 united |= left
@@ -116,11 +117,13 @@ def _rule(guard: Guard, ticket: Ticket) -> Rule:
     return rule
 
 
-async def _left_of(guard: Guard, server: FastMCP[Any], uri: str, caller: RequestContext) -> Redaction | None:
+async def _left_of(guard: Guard, server: FastMCP[Any], uri: str, decision: Decision) -> Redaction | None:
     resource = await guard.resolver.resource(server, uri)
     if resource is None:
         return Redaction()
     if not isinstance(resource, Found):
         return None
-    request = caller.replace(component=resource.component, arguments={})
-    return guard.engine.possible_redaction(request) if await open_to(guard.engine, request) else None
+    request = decision.request.replace(component=resource.component, arguments={})
+    if not await open_to(guard.engine, request, token=decision.token):
+        return None
+    return guard.engine.possible_redaction(request, token=decision.token)

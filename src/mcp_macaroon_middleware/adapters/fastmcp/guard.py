@@ -21,6 +21,7 @@ from ...core.plan import Plan
 from ...core.policy_engine import PolicyEngine
 from ...errors import AuditUnavailable, BindError
 from ...model import Component, Redaction, RequestContext
+from ...tokens import VerifiedToken
 from . import census
 from .compat import mounted_server, self_test
 from .coverage import Report, report_on
@@ -75,13 +76,13 @@ class Guard:
 
     # --- for every request ----------------------------------------------------------------------------------------
 
-    def identify(self) -> Identity:
+    async def identify(self) -> Identity:
         """The caller of the request in hand. Raises `Unidentified`."""
-        return identify(self.runtime.settings.identity, source_of(self.server.auth))
+        return await identify(self.runtime.settings.identity, source_of(self.server.auth), self.runtime.bearers)
 
-    def somebody(self) -> Identity:
+    async def somebody(self) -> Identity:
         """The caller as far as that can be told."""
-        return somebody(self.runtime.settings.identity, source_of(self.server.auth))
+        return await somebody(self.runtime.settings.identity, source_of(self.server.auth), self.runtime.bearers)
 
     def request(self, identity: Identity | None, component: Component, *, nested: bool = False) -> RequestContext:
         """A request as the engine judges it, without its arguments."""
@@ -124,9 +125,11 @@ class Guard:
 
         return apply
 
-    def shown(self, request: RequestContext, key: LeafKey, schema: Mapping[str, Any]) -> None:
+    def shown(
+        self, request: RequestContext, token: VerifiedToken | None, key: LeafKey, schema: Mapping[str, Any]
+    ) -> None:
         """Remembers the output schema that a list has shown to a caller, as long as there is room."""
-        mark = (request.principal, request.client, key)
+        mark = (request.principal, request.client, token.lineage if token is not None else (), key)
         self._shown[mark] = (self.engine.plan, schema)
         self._shown.move_to_end(mark)
         if len(self._shown) > SHOWN:
@@ -137,8 +140,8 @@ class Guard:
 
         Under the rules of the very list that showed it, every result fits it.
         """
-        request = ticket.decision.request
-        plan, schema = self._shown.get((request.principal, request.client, ticket.found.key), (None, None))
+        request, lineage = ticket.decision.request, ticket.decision.lineage
+        plan, schema = self._shown.get((request.principal, request.client, lineage, ticket.found.key), (None, None))
         return schema if plan is not ticket.decision.plan else None
 
     @property
@@ -155,7 +158,8 @@ class Guard:
         quiet_logs()
         settings = self.runtime.settings
         seal_states(self.server, self.runtime.keys, settings.audience, timeout=settings.approvals.timeout)
-        problems: list[str] = []
+        problems = list(_foreign(self.server.auth, self.runtime))
+        self.runtime.enforced = True
         self._gates = []
         for server in tree(self.server):
             root = server is self.server
@@ -329,6 +333,13 @@ def _leaks(server: FastMCP[Any], engine: PolicyEngine) -> list[str]:
                 "so that it would answer what the guard refuses; put the guard first"
             )
     return problems
+
+
+def _foreign(auth: Any, runtime: Runtime) -> Iterator[str]:
+    """An auth provider that accepts tokens for another policy than the one that stands here."""
+    theirs = getattr(auth, "runtime", runtime)
+    if isinstance(theirs, Runtime) and theirs is not runtime:
+        yield f"{type(auth).__name__} and the guard have different policies; give both the same file or runtime"
 
 
 def _at_once(coroutine: Coroutine[Any, Any, T]) -> T | None:

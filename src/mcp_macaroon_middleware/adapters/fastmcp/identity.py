@@ -12,8 +12,14 @@ from fastmcp.server.auth import AccessToken
 from fastmcp.server.context import _current_transport
 from fastmcp.server.dependencies import fastmcp_request_ctx, get_access_token, get_http_request
 
+from ...config.runtime import Runtime
 from ...config.settings import IdentitySettings
+from ...core.bearers import Bearer, Bearers, is_token
+from ...errors import StoreUnavailable, TokenInvalid
 from ...model import EMPTY, NOBODY, Principal
+from ...tokens import VerifiedToken
+from .bearing import MacaroonAccessToken, from_here, over_http
+from .stripping import bare, brought
 
 HERE: Final = "local"
 """The namespace of principals that no issuer vouches for."""
@@ -21,16 +27,19 @@ HERE: Final = "local"
 REASONS: Final[Mapping[str, str]] = {
     "unauthenticated": "The request carries no credential, and this server needs one.",
     "claim_missing": "The credential does not say what this server needs to know.",
+    "token_invalid": "The token does not count here.",
+    "store_unavailable": "The token cannot be checked at present; try again later.",
     "no_identity": "The request came over no connection, so nobody can be named for it.",
 }
 
 
 class Unidentified(Exception):
-    """The caller cannot be named; the code says why, and the request is refused."""
+    """The caller cannot be named; the code says why, and the request is refused. `detail` is for the audit alone."""
 
-    def __init__(self, code: str) -> None:
+    def __init__(self, code: str, detail: str = "") -> None:
         super().__init__(code)
         self.code = code
+        self.detail = detail
 
     @property
     def reason(self) -> str:
@@ -42,7 +51,7 @@ class Unidentified(Exception):
 class Identity:
     """A principal with what rules may ask about it. `person` is False for machines: nobody can be asked for them.
 
-    `expires` is when the credential does, an aware UTC datetime.
+    `expires` is when the credential does, an aware UTC datetime. `token` is the token that it came by, if it is one.
     """
 
     principal: Principal = NOBODY
@@ -51,43 +60,85 @@ class Identity:
     address: str | None = None
     person: bool = True
     expires: datetime | None = None
+    token: VerifiedToken | None = field(default=None, repr=False)
 
 
 NO_ONE: Final = Identity(person=False)
 
 
-def identify(settings: IdentitySettings, source: str = "") -> Identity:
+async def identify(settings: IdentitySettings, source: str = "", bearers: Bearers | None = None) -> Identity:
     """The caller of the request in hand. `source` names the auth provider, for tokens that name no issuer.
 
-    Raises `Unidentified`: over HTTP without a credential, unless `anonymous` names those; on stdio and in memory, if
-    `local` is null; without any connection (a background worker, a direct call) always.
+    `bearers` accepts our own tokens, where the file does. Raises `Unidentified`: over HTTP without a credential, unless
+    `anonymous` names those; on stdio and in memory without a token, if `local` names nobody; with a token that does not
+    count, whatever else the request brings; without any connection (a background worker, a direct call) always.
     """
-    token = get_access_token()
-    if token is not None:
-        return _bearer(token, settings, source)
+    try:
+        return await _identified(settings, source, bearers)
+    except TokenInvalid as error:
+        raise Unidentified("token_invalid", error.code) from None
+    except StoreUnavailable as error:
+        raise Unidentified("store_unavailable", error.code) from None
+
+
+async def _identified(settings: IdentitySettings, source: str, bearers: Bearers | None) -> Identity:
+    access, bound = get_access_token(), fastmcp_request_ctx.get()
+    meta = brought(bound)
+    if isinstance(access, MacaroonAccessToken):
+        bare(bound)
+        return _borne(await over_http(access, meta, bearers), settings)
     transport = _current_transport.get()
-    if transport not in (None, "stdio") or _request() is not None:
-        if settings.anonymous is None:
-            raise Unidentified("unauthenticated")
-        principal = Principal(kind="anonymous", namespace=HERE, subject=settings.anonymous)
-        return Identity(principal=principal, address=_address(), person=False)
-    if fastmcp_request_ctx.get() is None:
+    if access is not None or transport not in (None, "stdio") or _request() is not None:
+        if meta or (access is not None and is_token(access.token)):
+            raise TokenInvalid("token_misplaced")
+        return _bearer(access, settings, source) if access is not None else _anonymous(settings)
+    if bound is None:
         raise Unidentified("no_identity")
-    if settings.local is None:
+    bearer = await from_here(meta, bearers)
+    if bearer is not None:
+        return _borne(bearer, settings)
+    local = settings.local_subject(tokens=bearers is not None)
+    if local is None:
         raise Unidentified("unauthenticated")
-    return Identity(principal=Principal(kind="local", namespace=HERE, subject=settings.local))
+    return Identity(principal=Principal(kind="local", namespace=HERE, subject=local))
 
 
-def somebody(settings: IdentitySettings, source: str = "") -> Identity:
+def _anonymous(settings: IdentitySettings) -> Identity:
+    if settings.anonymous is None:
+        raise Unidentified("unauthenticated")
+    principal = Principal(kind="anonymous", namespace=HERE, subject=settings.anonymous)
+    return Identity(principal=principal, address=_address(), person=False)
+
+
+def _borne(bearer: Bearer, settings: IdentitySettings) -> Identity:
+    """The caller that a token stands for: the same for everything that was narrowed from it."""
+    token, principal = bearer.token, bearer.principal
+    if settings.tenant is not None and principal.tenant is None:
+        raise Unidentified("claim_missing")
+    claims = {"sub": principal.subject} | ({"iss": principal.namespace} if principal.namespace else {})
+    if settings.tenant is not None and principal.tenant is not None:
+        claims[settings.tenant] = principal.tenant
+    return Identity(
+        principal=principal,
+        claims=claims,
+        client=token.client,
+        address=_address(),
+        expires=token.expires,
+        token=token,
+    )
+
+
+async def somebody(settings: IdentitySettings, source: str = "", bearers: Bearers | None = None) -> Identity:
     """The caller as far as that can be told, for the records of what needs no identity."""
     try:
-        return identify(settings, source)
+        return await identify(settings, source, bearers)
     except Unidentified:
         return NO_ONE
 
 
 def source_of(auth: Any) -> str:
     """The id of an auth provider: stable across restarts, the same for every token that it verifies."""
+    auth = getattr(auth, "other", auth) if isinstance(getattr(auth, "runtime", None), Runtime) else auth
     return type(auth).__name__ if auth is not None else "server"
 
 

@@ -60,7 +60,7 @@ async def _filtered(guard: Guard, context: Context, call_next: Next) -> Sequence
     method = Component(kind=Kind.METHOD, name=context.method or "")
     identity: Identity | None = None
     try:
-        identity = guard.identify()
+        identity = await guard.identify()
         with within(listing(frame(), guard)):
             listed = await call_next(context)
         shown = [seen for item in listed if (seen := await _shown(guard, identity, _server(context), item)) is not None]
@@ -68,7 +68,7 @@ async def _filtered(guard: Guard, context: Context, call_next: Next) -> Sequence
         await guard.observe(identity, method, outcome="cancelled", code="cancelled")
         raise
     except Unidentified as error:
-        await guard.engine.refuse(guard.request(None, method), error.code, error.reason)
+        await guard.engine.refuse(guard.request(None, method), error.code, error.reason, detail=error.detail)
         raise protocol_refusal(Refusal(code=error.code, reason=error.reason)) from None
     except Exception as error:
         await guard.observe(identity, method, outcome="error", code="error", detail=type(error).__name__)
@@ -87,12 +87,12 @@ async def _shown(
         if found is None:
             return None
         request = guard.request(identity, found.component, nested=frame().depth > 0)
-        if not await guard.engine.reachable(request):
+        if not await guard.engine.reachable(request, token=identity.token):
             return None
         if isinstance(component, Tool) and component.output_schema is not None:
-            shown = published_tool(component, guard.engine.possible_redaction(request))
+            shown = published_tool(component, guard.engine.possible_redaction(request, token=identity.token))
             if shown.output_schema is not None:
-                guard.shown(request, found.key, shown.output_schema)
+                guard.shown(request, identity.token, found.key, shown.output_schema)
             return shown
     except Exception as error:
         logger.error("a component is left out of a list: %s", type(error).__name__)
@@ -125,7 +125,7 @@ async def _one_tool(guard: Guard, context: Context, name: str) -> Sequence[Tool]
     """The tool, if this caller could call it. The call itself is decided and recorded in its turn."""
     server = _server(context)
     try:
-        identity = guard.identify()
+        identity = await guard.identify()
         found = await guard.resolver.tool(server, name)
     except Unidentified:
         return ()

@@ -71,7 +71,7 @@ async def outer(guard: Guard, context: Context, call_next: Next) -> Any:
 
 
 async def _observed(guard: Guard, context: Context, call_next: Next, *, failed: str = "error") -> Any:
-    identity, component = guard.somebody(), _method(context)
+    identity, component = await guard.somebody(), _method(context)
     try:
         result = await _inside(guard, context, call_next)
     except asyncio.CancelledError:
@@ -126,7 +126,7 @@ async def _ruled(guard: Guard, context: Context, call_next: Next) -> Any:
     async def values() -> Mapping[str, Any]:
         return arguments
 
-    decision = await guard.engine.decide(request, arguments=values, raw=arguments)
+    decision = await guard.engine.decide(request, token=identity.token, arguments=values, raw=arguments)
     if decision.refusal is not None:
         raise method_refusal(method, decision.refusal)
     return await _run(guard, context, call_next, decision)
@@ -169,9 +169,9 @@ def _arguments(message: Any) -> dict[str, Any]:
 
 async def _identity(guard: Guard, context: Context) -> Identity:
     try:
-        return guard.identify()
+        return await guard.identify()
     except Unidentified as error:
-        await guard.engine.refuse(guard.request(None, _method(context)), error.code, error.reason)
+        await guard.engine.refuse(guard.request(None, _method(context)), error.code, error.reason, detail=error.detail)
         raise protocol_refusal(Refusal(code=error.code, reason=error.reason)) from None
 
 
@@ -183,10 +183,10 @@ async def _completed(guard: Guard, context: Context, call_next: Next) -> Any:
     identity = await _identity(guard, context)
     found = await _completing(guard, context)
     request = guard.request(identity, found.component if found is not None else _method(context))
-    if found is None or not await open_to(guard.engine, request):
+    if found is None or not await open_to(guard.engine, request, token=identity.token):
         await guard.engine.refuse(request, "unknown_component", "There is nothing to complete.", hidden=True)
         return _nothing(context)
-    withheld = guard.engine.possible_redaction(request)
+    withheld = guard.engine.possible_redaction(request, token=identity.token)
     if withheld is None or not withheld.is_empty:
         await guard.engine.refuse(request, FOLLOWS.code, FOLLOWS.reason)
         raise protocol_refusal(FOLLOWS)

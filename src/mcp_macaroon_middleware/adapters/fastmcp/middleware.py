@@ -103,6 +103,7 @@ class MacaroonMiddleware(Chain):
         if guard is not None:
             runtime = guard.runtime
         self.runtime: Final = runtime or _load(config_path, config, plugins)
+        self.runtime.enforced = True
         self.macaroon_engine = self.runtime.engine
         self._guards: dict[int, tuple[FastMCP[Any], Guard]] = {}
         if guard is not None:
@@ -238,10 +239,10 @@ async def _readable(guard: Guard, context: Context) -> bool:
     if guard.broken is not None or not isinstance(found, Found):
         return False
     try:
-        identity = guard.identify()
+        identity = await guard.identify()
     except Unidentified:
         return False
-    return await open_to(guard.engine, guard.request(identity, found.component))
+    return await open_to(guard.engine, guard.request(identity, found.component), token=identity.token)
 
 
 HANDLERS: Final[Mapping[str, Handler]] = {

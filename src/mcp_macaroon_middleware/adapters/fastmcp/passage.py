@@ -21,6 +21,7 @@ from ...core.decisions import Decision, Outcome, plain_refusal
 from ...core.rejudging import rejudge
 from ...errors import ArgumentsInvalid, ResultWithheld, StoreUnavailable
 from ...model import Challenge, Component, Effect, Refusal, RequestContext
+from . import stepping
 from .arguments import coerced, is_local, sendable, through
 from .asking import Conversation, OnTheWire, Replies, can_ask
 from .compat import AnyComponent, is_guarded
@@ -121,7 +122,7 @@ class Passage:
         """Who calls and what; or why not, with its record."""
         identity: Identity | None = None
         try:
-            identity = self.guard.identify()
+            identity = await self.guard.identify()
             found = self.known if self.known is not None else await self.find()
             if isinstance(found, Found):
                 return identity, found, self._expected(found)
@@ -129,7 +130,8 @@ class Passage:
             await self._observe_end(identity, "cancelled")
             raise
         except Unidentified as error:
-            return await self._recorded_refusal(Refusal(code=error.code, reason=error.reason), None, None)
+            refusal = Refusal(code=error.code, reason=error.reason)
+            return await self._recorded_refusal(refusal, None, None, error.detail)
         except Exception as error:
             logger.error("a request could not be prepared: %s", type(error).__name__)
             return await self._recorded_refusal(INTERNAL, None, identity, type(error).__name__)
@@ -152,7 +154,9 @@ class Passage:
         request = self.guard.request(identity, found.component, nested=frame().depth > 0)
         asking = self.talk.asking(found) if self.talk is not None else None
         while True:
-            decision = await self._decided(request, found, expected, asking)
+            decision = await self._decided(request, identity, found, expected, asking)
+            if decision.lacking:
+                stepping.mark()
             if decision.effect is not Effect.ASK or self.talk is None or asking is None:
                 return decision if decision.refusal is None else self._refuse(decision.refusal)
             step = await self._ask(self.talk, decision, decision.challenges)
@@ -181,7 +185,12 @@ class Passage:
             return plain_refusal("approval_failed")
 
     async def _decided(
-        self, request: RequestContext, found: Found, expected: dict[str, Any] | None, asking: Asking | None
+        self,
+        request: RequestContext,
+        identity: Identity,
+        found: Found,
+        expected: dict[str, Any] | None,
+        asking: Asking | None,
     ) -> Decision:
         async def values() -> Mapping[str, Any]:
             return coerced(found.leaf, expected or {}, found.server)
@@ -189,6 +198,7 @@ class Passage:
         try:
             return await self.guard.engine.decide(
                 request,
+                token=identity.token,
                 arguments=values,
                 raw=self.arguments or found.params,
                 deferred=expected is None,
