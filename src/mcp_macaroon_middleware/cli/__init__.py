@@ -31,12 +31,16 @@ def build() -> App:
     keys.command(f"{PACKAGE}.keys:list_keys", name="list", help="List the ids of a key directory.")
     app.command(plugins)
     app.command(keys)
+    app.command(f"{PACKAGE}.token_app:app", name="token", help="Tokens: made, narrowed, looked into, checked.")
     return app
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns its exit code: a command's own, 2 for a wrong call, 130 when interrupted."""
     app = build()
+    given = sys.argv[1:] if arguments is None else arguments
+    if given[:1] == ["token"] and _shows_token(given):
+        return 2
     try:
         result = app(arguments, exit_on_error=False, print_error=True)
     except CycloptsError:
@@ -47,3 +51,13 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.close()
         return 141
     return result if isinstance(result, int) else 0
+
+
+def _shows_token(arguments: list[str]) -> bool:
+    """Refuses a token among the arguments, and says why, before anything could repeat it in a message."""
+    from .token_input import ADVICE, on_command_line
+
+    if not on_command_line(arguments):
+        return False
+    print(f"mcp-macaroon: {ADVICE}", file=sys.stderr)
+    return True

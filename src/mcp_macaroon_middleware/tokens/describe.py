@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from ..errors import TokenInvalid
 from . import caveats, macaroons
-from .credentials import _read as read_identifier
+from .credentials import named
 from .sentences import moment, quoted, sentence, spelled
 
 UNCHECKED: Final = "signature not checked: no key; this is what the token says of itself"
@@ -116,7 +116,7 @@ def inspect(text: str) -> Inspection:
     could read as a token; its text does not repeat the token.
     """
     macaroon = macaroons.from_text(text)
-    facts = read_identifier(macaroon.identifier)
+    facts = named(text)
     if macaroon.location != facts.audience.encode():
         raise TokenInvalid("token_audience")
     statements = _marked([_statement(caveat) for caveat in macaroon.caveats])
