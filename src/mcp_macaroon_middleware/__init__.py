@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 __version__: Final = "3.0.0a1"
 
 if TYPE_CHECKING:
-    from .adapters.fastmcp import Guard, MacaroonAuth, MacaroonMiddleware, guard
+    from .adapters.fastmcp import Guard, MacaroonAuth, MacaroonClientAuth, MacaroonMiddleware, guard
     from .core.holders import attenuate, mint
     from .core.policy_engine import PolicyEngine
     from .errors import (
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 _HOMES: Final[dict[str, str]] = {
     "Guard": "adapters.fastmcp",
     "MacaroonAuth": "adapters.fastmcp",
+    "MacaroonClientAuth": "adapters.fastmcp",
     "MacaroonMiddleware": "adapters.fastmcp",
     "guard": "adapters.fastmcp",
     "PolicyEngine": "core.policy_engine",
@@ -68,6 +69,7 @@ __all__ = [
     "Inspection",
     "KeyRing",
     "MacaroonAuth",
+    "MacaroonClientAuth",
     "MacaroonError",
     "MacaroonMiddleware",
     "PolicyEngine",

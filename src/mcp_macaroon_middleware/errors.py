@@ -98,6 +98,19 @@ class TokenInvalid(MacaroonError):
         super().__init__(message, code=code)
 
 
+class DischargeRefused(MacaroonError):
+    """A service does not discharge a caveat, or is not known to the holder; the message says what to do.
+
+    `status` is the service's HTTP status, where it answered.
+    """
+
+    code = "discharge_refused"
+
+    def __init__(self, message: str = "", *, code: str | None = None, status: int | None = None) -> None:
+        super().__init__(message, code=code)
+        self.status = status
+
+
 class KeyRingError(MacaroonError):
     """A key is missing, too short, a documented placeholder, or not readable; the message names the next step."""
 

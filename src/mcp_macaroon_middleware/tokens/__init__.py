@@ -7,7 +7,7 @@ nobody. Whoever can verify can also mint for that audience, since the key is the
 
 from .credentials import Named, VerifiedToken, attenuate, holds, mint, named, verify
 from .describe import Inspection, inspect
-from .discharges import ThirdParty, Ticket, bind, discharge, require, unmet
+from .discharges import ThirdParty, Ticket, answers, bind, discharge, require, unmet
 from .keys import KeyRing
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "ThirdParty",
     "Ticket",
     "VerifiedToken",
+    "answers",
     "attenuate",
     "bind",
     "discharge",

@@ -141,6 +141,18 @@ def unmet(token: str, discharges: Iterable[str] = ()) -> tuple[tuple[str, bytes]
     return tuple((location, ticket) for ticket, location in wanted.items())
 
 
+def answers(discharge_text: str, sealed: bytes) -> datetime:
+    """The end of a discharge that is for this ticket, as it says itself; nothing is verified. Raises `TokenInvalid`."""
+    macaroon = macaroons.from_text(discharge_text, macaroons.DISCHARGE)
+    if macaroon.identifier != sealed:
+        raise TokenInvalid("discharge_ticket")
+    texts = tuple(caveat.identifier for caveat in macaroon.caveats if caveat.vid is None)
+    expires = caveat_texts.read(texts).expires
+    if expires is None:
+        raise TokenInvalid("discharge_invalid")
+    return expires
+
+
 def bind(token: str, discharges: Sequence[str]) -> tuple[str, ...]:
     """The discharges bound to this very token, as a request must send them. It needs no key."""
     root = macaroons.from_text(token)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from .auth import MacaroonAuth
+from .client import MacaroonClientAuth
 from .coverage import Report
 from .guard import Guard, bind, guard
 from .middleware import MacaroonMiddleware
 
-__all__ = ["Guard", "MacaroonAuth", "MacaroonMiddleware", "Report", "bind", "guard"]
+__all__ = ["Guard", "MacaroonAuth", "MacaroonClientAuth", "MacaroonMiddleware", "Report", "bind", "guard"]
