@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 __version__: Final = "3.0.0a1"
 
 if TYPE_CHECKING:
-    from .adapters.fastmcp import Guard, MacaroonAuth, MacaroonClientAuth, MacaroonMiddleware, guard
+    from .adapters.fastmcp import MacaroonAuth, MacaroonClientAuth, MacaroonMiddleware
+    from .adapters.fastmcp.guard import Guard, guard
     from .core.holders import attenuate, mint
     from .core.policy_engine import PolicyEngine
     from .errors import (

@@ -1,4 +1,4 @@
-"""A holder's client: the token on every request, narrower ones for single calls, discharges fetched from named services."""
+"""A holder's client: a token on every request, narrower ones for single calls, discharges from named services."""
 
 from __future__ import annotations
 
