@@ -265,6 +265,8 @@ class Approvals:
 
     async def new_leg(self, leg: Leg, lasts: float) -> Leg:
         """The leg with its times, in the store's own."""
+        if not self._epoch.begun:  # a leg from before the epoch would count for nothing
+            await self._epoch.since((await self._store.get([epoch.NAME]))[0])
         now = await self._store.now()
         return replace(leg, issued_at=now, expires=now + lasts)
 

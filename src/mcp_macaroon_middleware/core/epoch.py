@@ -42,6 +42,11 @@ class Epoch:
         self._known: _Record | None = None
         self._looked = 0.0
 
+    @property
+    def begun(self) -> bool:
+        """Whether this process has seen the store's epoch, or begun it."""
+        return self._known is not None
+
     async def since(self, entry: Entry | None) -> float:
         """Since when approvals count, in the store's own time. `entry` is what the store has under `NAME`."""
         for _ in range(TRIES):
