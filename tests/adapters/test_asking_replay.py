@@ -187,7 +187,7 @@ async def test_a_question_of_an_old_policy_is_asked_again_and_one_that_is_forbid
         assert await ran(client) == before
 
 
-# --- several servers ----------------------------------------------------------------------------------------------------
+# --- several servers -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.threat("D02")
@@ -228,7 +228,7 @@ async def test_any_server_takes_any_leg_and_a_restart_loses_no_question() -> Non
             await third.guard.runtime.store.close()
 
 
-# --- a client that goes away --------------------------------------------------------------------------------------------
+# --- a client that goes away ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("way", ["memory", "http"])
