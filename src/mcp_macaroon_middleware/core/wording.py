@@ -122,9 +122,10 @@ def _count(number: int, noun: str) -> str:
 
 
 def person(principal: Principal) -> str:
-    """A principal as a person reads it."""
+    """A principal as a person reads it. Names of our own for what has no issuer say nothing to anybody."""
     issuer = principal.namespace.removeprefix("https://")
-    where = [plain(part) for part in (issuer, principal.tenant) if part and part != "local"]
+    named = issuer if "://" in principal.namespace or "." in issuer else ""
+    where = [plain(part) for part in (named, principal.tenant) if part]
     return plain(principal.subject) + (f" ({', '.join(where)})" if where else "")
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from textwrap import indent
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -14,7 +16,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from .scenes import Scene, Stage, Step
+    from .stage import Scene, Stage, Step
 
 ERAS = {"2026-07-28": None, "2025-11-25": "legacy"}
 
@@ -30,6 +32,8 @@ def demo(
     """
     from .scenes import SCENES
 
+    for noisy in ("fastmcp", "mcp", "mcp_macaroon_middleware"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)  # refusals are what is shown here, not news
     console = Console()
     if list_scenes:
         for scene in SCENES:
@@ -61,7 +65,7 @@ async def _play(console: Console, only: tuple[str, ...]) -> int:
 
 
 async def _staged(scene: Scene, era: str | None) -> Stage:
-    from .scenes import Stage
+    from .stage import Stage
     from .world import world
 
     async with world(era) as stage_world:
@@ -86,4 +90,4 @@ def _steps(body: Text, steps: Sequence[Step]) -> None:
     for step in steps:
         body.append("\n✓ " if step.right else "\n✗ ", style="green" if step.right else "bold red")
         body.append(f"{step.did}\n", style="bold")
-        body.append(f"    {step.saw}\n")
+        body.append(indent(f"{step.saw}\n", "    "))

@@ -2,64 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Final
-
-from fastmcp import Client
-from fastmcp.exceptions import ToolError
+from typing import Final
 
 from ...errors import TokenInvalid
 from ...tokens import attenuate, mint, verify
-from .world import AUDIENCE, World
-
-
-@dataclass(slots=True)
-class Step:
-    """One thing that happened: what was done, what was seen, and whether that is what should be seen."""
-
-    did: str
-    saw: str
-    right: bool
-
-
-@dataclass(slots=True)
-class Stage:
-    """Collects the steps of a scene."""
-
-    world: World
-    steps: list[Step] = field(default_factory=list)
-
-    def show(self, did: str, saw: Any, right: bool) -> None:
-        """Notes a step."""
-        text = saw if isinstance(saw, str) else json.dumps(saw, ensure_ascii=False)
-        self.steps.append(Step(did=did, saw=text, right=right))
-
-    @property
-    def right(self) -> bool:
-        """Whether the scene went as it should."""
-        return bool(self.steps) and all(step.right for step in self.steps)
-
-
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """A titled scene; the text says what it shows."""
-
-    name: str
-    title: str
-    text: str
-    play: Callable[[Stage], Awaitable[None]]
-
-
-async def call(client: Client[Any], tool: str, **arguments: Any) -> tuple[bool, Any]:
-    """Calls a tool: whether it succeeded, and its data or the refusal's text."""
-    try:
-        result = await client.call_tool(tool, arguments)
-    except ToolError as error:
-        return False, str(error)
-    return True, result.structured_content or result.data
+from .asking import ASKING
+from .stage import Scene, Stage, call
+from .tokens import TOKENS, shown
+from .world import AUDIENCE
 
 
 async def allowed(stage: Stage) -> None:
@@ -79,8 +30,8 @@ async def allowed(stage: Stage) -> None:
 async def hidden(stage: Stage) -> None:
     """What lists show."""
     for user, expected in (
-        ("bob", ["read_mail", "send_mail"]),
-        ("alice", ["delete_mailbox", "read_mail", "send_mail"]),
+        ("bob", ["forward_mail", "read_contact", "read_mail", "send_mail"]),
+        ("alice", ["delete_mailbox", "forward_mail", "read_contact", "read_mail", "send_mail"]),
     ):
         async with stage.world.client(user) as client:
             names = sorted(tool.name for tool in await client.list_tools())
@@ -146,9 +97,9 @@ async def token(stage: Stage) -> None:
     minted = mint(
         keys, subject="alice", audience=AUDIENCE, caveats=["bf:*:tool_access:only:read_*"], expires=timedelta(hours=1)
     )
-    stage.show("the operator mints a token for alice", _shown(minted), minted.startswith("mm_"))
+    stage.show("the operator mints a token for alice", shown(minted), minted.startswith("mm_"))
     narrow = attenuate(minted, "af:read_mail:field_access:deny:sender", expires=timedelta(minutes=5))
-    stage.show("alice narrows it for an agent, without the key", _shown(narrow), narrow != minted)
+    stage.show("alice narrows it for an agent, without the key", shown(narrow), narrow != minted)
     verified = verify(keys, narrow, audience=AUDIENCE)
     stage.show("the server verifies it", list(verified.caveats), len(verified.caveats) == 2)
     middle = len(narrow) // 2
@@ -162,11 +113,6 @@ async def token(stage: Stage) -> None:
             stage.show(name, "accepted", False)
 
 
-def _shown(token: str) -> str:
-    """A token as a person may see it: its beginning and its length."""
-    return f"{token[:9]}… ({len(token)} characters)"
-
-
 SCENES: Final = (
     Scene(
         "allowed", "Allowed and refused", "Rules name who may call what; what is not allowed does not exist.", allowed
@@ -177,4 +123,6 @@ SCENES: Final = (
     Scene("plugin", "A plugin's rule", "Twelve lines in a file of our own become a policy.", plugin),
     Scene("reload", "A reload", "A broken file changes nothing; a good one takes effect at once.", reload),
     Scene("token", "A token, narrowed", "A holder narrows a token alone; nobody can widen it.", token),
+    *ASKING,
+    *TOKENS,
 )

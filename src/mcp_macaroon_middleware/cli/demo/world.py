@@ -14,9 +14,10 @@ from typing import Any, Final
 
 import uvicorn
 from fastmcp import Client, FastMCP
+from fastmcp.server.auth import AuthProvider
 from fastmcp.server.auth.providers.jwt import StaticTokenVerifier
 
-from ...adapters.fastmcp import Guard, guard
+from ...adapters.fastmcp import Guard, MacaroonAuth, guard
 
 AUDIENCE: Final = "mail"
 
@@ -25,6 +26,7 @@ config:
   keys: ./keys/
   audience: mail
   default: deny
+  tokens: {}
   roles:
     ops: {claim: {groups: ops}}
   audit: [{sink: jsonl, path: ./audit.jsonl, required: true}]
@@ -35,6 +37,9 @@ policies:
   - "bf:send_mail:tool_access:allow"
   - "bf:send_mail:rate_limit:allow:2/minute"
   - "bf:send_mail:house_recipients:allow:example.org"
+  - "bf:forward_mail:tool_access:elicit"
+  - "bf:read_contact:tool_access:allow"
+  - "af:read_contact:field_access:elicit:email"
   - {before: delete_mailbox, policy: tool_access, action: allow, for: {role: ops}}
   - {after: read_mail, policy: field_access, action: deny, params: ["sender.phone", "attachments.key"],
      except: {role: ops}}
@@ -59,9 +64,9 @@ def house_recipients(check: Check[Domains]) -> Verdict:
 '''
 
 
-def build_server(tokens: dict[str, dict[str, Any]]) -> FastMCP[Any]:
-    """The mail server as its author wrote it: it knows nothing of rules."""
-    server: FastMCP[Any] = FastMCP("mail", auth=StaticTokenVerifier(tokens))
+def build_server(auth: AuthProvider, ran: list[str]) -> FastMCP[Any]:
+    """The mail server as its author wrote it: it knows nothing of rules. `ran` tells what has really run."""
+    server: FastMCP[Any] = FastMCP("mail", auth=auth)
 
     @server.tool
     def read_mail(id: int) -> dict[str, Any]:
@@ -77,6 +82,18 @@ def build_server(tokens: dict[str, dict[str, Any]]) -> FastMCP[Any]:
     def send_mail(to: str, text: str) -> str:
         """Sends a mail."""
         return f"sent {len(text)} characters to {to}"
+
+    @server.tool
+    def forward_mail(id: int, to: str) -> str:
+        """Forwards a mail."""
+        ran.append(f"forward_mail {id} {to}")
+        return f"forwarded mail {id} to {to}"
+
+    @server.tool
+    def read_contact(name: str) -> dict[str, Any]:
+        """Reads one contact."""
+        ran.append(f"read_contact {name}")
+        return {"name": name, "email": f"{name.lower()}@example.org"}
 
     @server.tool
     def delete_mailbox(name: str) -> str:
@@ -95,12 +112,14 @@ class World:
     guard: Guard
     tokens: dict[str, str] = field(repr=False)
     era: str | None = None
+    ran: list[str] = field(default_factory=list)
 
     @asynccontextmanager
-    async def client(self, user: str) -> AsyncIterator[Client[Any]]:
-        """A real client of `user`'s over HTTP."""
-        mode = {"mode": self.era} if self.era is not None else {}
-        async with Client(self.url, auth=self.tokens[user], **mode) as client:
+    async def client(self, user: str, person: Any = None) -> AsyncIterator[Client[Any]]:
+        """A real client over HTTP: a user's, or the holder's of a token. `person` answers what the server asks."""
+        more: dict[str, Any] = {"mode": self.era} if self.era is not None else {}
+        auth = self.tokens.get(user, user)
+        async with Client(self.url, auth=auth, elicitation_handler=person, **more) as client:
             yield client
 
     @property
@@ -131,13 +150,16 @@ async def world(era: str | None = None) -> AsyncIterator[World]:
     with TemporaryDirectory(prefix="mcp-macaroon-demo-") as name:
         folder = Path(name)
         _write_files(folder)
-        server = build_server(table)
+        auth = MacaroonAuth(folder / "policies.yaml", StaticTokenVerifier(table))
+        ran: list[str] = []
+        server = build_server(auth, ran)
         bound = guard(server, folder / "policies.yaml")
         try:
             async with _serving(server) as url:
-                yield World(url=url, folder=folder, guard=bound, tokens=tokens, era=era)
+                yield World(url=url, folder=folder, guard=bound, tokens=tokens, era=era, ran=ran)
         finally:
             await bound.runtime.close()
+            await auth.runtime.close()
 
 
 def _write_files(folder: Path) -> None:

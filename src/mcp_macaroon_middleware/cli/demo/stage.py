@@ -1,0 +1,59 @@
+"""What a scene is made of: steps that are done, seen and judged. It knows no scene."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastmcp import Client
+from fastmcp.exceptions import ToolError
+
+from .world import World
+
+
+@dataclass(slots=True)
+class Step:
+    """One thing that happened: what was done, what was seen, and whether that is what should be seen."""
+
+    did: str
+    saw: str
+    right: bool
+
+
+@dataclass(slots=True)
+class Stage:
+    """Collects the steps of a scene."""
+
+    world: World
+    steps: list[Step] = field(default_factory=list)
+
+    def show(self, did: str, saw: Any, right: bool) -> None:
+        """Notes a step."""
+        text = saw if isinstance(saw, str) else json.dumps(saw, ensure_ascii=False)
+        self.steps.append(Step(did=did, saw=text, right=right))
+
+    @property
+    def right(self) -> bool:
+        """Whether the scene went as it should."""
+        return bool(self.steps) and all(step.right for step in self.steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A titled scene; the text says what it shows."""
+
+    name: str
+    title: str
+    text: str
+    play: Callable[[Stage], Awaitable[None]]
+
+
+async def call(client: Client[Any], tool: str, **arguments: Any) -> tuple[bool, Any]:
+    """Calls a tool: whether it succeeded, and its data or the refusal's text."""
+    try:
+        result = await client.call_tool(tool, arguments)
+    except ToolError as error:
+        return False, str(error)
+    return True, result.structured_content or result.data
