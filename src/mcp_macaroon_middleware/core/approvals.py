@@ -74,7 +74,7 @@ class Approvals:
         self._clock = clock
         self._event = event
         self._sealer = Sealer(keys, audience)
-        self._epoch = epoch.Epoch(self._store, self._sealer, renewed=self._renewed)
+        self._epoch = epoch.Epoch(self._store, self._sealer, renewed=self._renewed, names=self._digest("names"))
         self.revocations: Final = Revocations(
             store=self._store, sealer=self._sealer, epoch=self._epoch, digest=self._digest, event=event
         )

@@ -33,11 +33,16 @@ class _Record:
 
 
 class Epoch:
-    """The epoch of one store, as this process knows it. `renewed` is told why a new one began."""
+    """The epoch of one store, as this process knows it. `renewed` is told why a new one began.
 
-    def __init__(self, store: Store, sealer: Sealer, *, renewed: Callable[[str], None]) -> None:
+    `names` tells under which names things are kept: a record of other names is broken, since what was revoked or
+    declined under them can no longer be found.
+    """
+
+    def __init__(self, store: Store, sealer: Sealer, *, renewed: Callable[[str], None], names: str = "") -> None:
         self._store = store
         self._sealer = sealer
+        self._bound = f"{NAME}/{names}"
         self._renewed = renewed
         self._known: _Record | None = None
         self._looked = 0.0
@@ -65,7 +70,7 @@ class Epoch:
         if entry is None:
             return None
         try:
-            return _Record(**json.loads(self._sealer.open("record", NAME, entry.value)))
+            return _Record(**json.loads(self._sealer.open("record", self._bound, entry.value)))
         except (Broken, ValueError, TypeError):
             return None
 
@@ -95,7 +100,7 @@ class Epoch:
         return found.since
 
     async def _written(self, entry: Entry | None, record: _Record) -> bool:
-        sealed = self._sealer.seal("record", NAME, json.dumps(asdict(record)).encode())
+        sealed = self._sealer.seal("record", self._bound, json.dumps(asdict(record)).encode())
         written = await self._store.swap(NAME, entry.version if entry is not None else None, sealed, LASTS)
         if written:
             self._known = record

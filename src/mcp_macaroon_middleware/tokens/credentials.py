@@ -206,7 +206,7 @@ def _signed(
     known_parties = tuple(sorted((party.location, party.key.fingerprint) for party in parties.values()))
     mark = hashlib.sha256(repr((token, discharges, known_parties)).encode("utf-8", "replace")).digest()
     known = keys.verified.get(mark)
-    if isinstance(known, VerifiedToken) and known.audience == audience:
+    if isinstance(known, VerifiedToken) and known.audience == audience and known.key_id in keys:
         return known
     read = [macaroons.from_text(text, macaroons.DISCHARGE) for text in discharges]
     verified = _check(keys, macaroons.from_text(token), audience, read, parties)
