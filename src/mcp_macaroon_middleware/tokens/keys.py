@@ -163,17 +163,22 @@ class KeyRing:
         Raises `KeyRingError` for no directory, no key, a key that is weak or damaged, and for a directory or a key
         that other users of the machine could have written or read.
         """
-        directory = Path(directory)
-        if not directory.is_dir():
-            raise KeyRingError(
-                f"there is no key directory {directory.name}; make it with: mcp-macaroon keys new {directory}"
-            )
-        refuse_open_directory(directory)
-        keys = {_id_of(path): _read(path) for path in sorted(directory.glob("*" + SUFFIX))}
-        if not keys:
-            raise KeyRingError(f"{directory.name} holds no key; make one with: mcp-macaroon keys new {directory}")
-        names = directory / NAMES_FILE
-        return cls(keys, max(keys), names=_read(names) if os.path.lexists(names) else None)
+        keys, names = read_directory(Path(directory))
+        return cls(keys, max(keys), names=names)
+
+
+def read_directory(directory: Path) -> tuple[dict[str, bytes], bytes | None]:
+    """The keys of a key directory by id, and its root of names where it keeps one. Raises `KeyRingError`."""
+    if not directory.is_dir():
+        raise KeyRingError(
+            f"there is no key directory {directory.name}; make it with: mcp-macaroon keys new {directory}"
+        )
+    refuse_open_directory(directory)
+    keys = {_id_of(path): _read(path) for path in sorted(directory.glob("*" + SUFFIX))}
+    if not keys:
+        raise KeyRingError(f"{directory.name} holds no key; make one with: mcp-macaroon keys new {directory}")
+    names = directory / NAMES_FILE
+    return keys, _read(names) if os.path.lexists(names) else None
 
 
 def id_of_secret(secret: bytes) -> str:
