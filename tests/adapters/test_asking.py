@@ -15,9 +15,12 @@ from asking import RULES, Person, asking_server
 from fastmcp import Client, FastMCP
 from fastmcp.client.transports import StdioTransport
 from fastmcp.exceptions import ToolError
-from guarded import ERAS, KEY, guarded, tokens
+from fastmcp.utilities.tasks import TaskConfig
+from guarded import ERAS, KEY, code_of, guarded, tokens
 from pydantic import Field, SecretStr
 from serving import serving
+
+from mcp_macaroon_middleware.errors import ConfigError
 
 WAYS = ("memory", "http", "stdio")
 
@@ -399,3 +402,31 @@ async def test_a_secret_argument_is_masked_in_the_question(era: str) -> None:
         assert hidden not in text
     assert '"bob"' in text
     assert "amount: 3" in text
+
+
+@pytest.mark.parametrize("rule", ["af:send:tool_access:elicit", "af:send:rate_limit:elicit:1/hour"])
+@pytest.mark.threat("F12")
+def test_a_question_after_the_call_may_only_withhold_data_and_anything_else_is_an_error_of_the_file(rule: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        guarded(asking_server(), [*RULES, rule])
+    assert [diagnostic.code for diagnostic in caught.value.diagnostics] == ["wrong_phase"]
+
+
+@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.threat("F20")
+async def test_a_call_that_needs_approval_never_runs_as_background_work(era: str) -> None:
+    server: FastMCP[Any] = FastMCP("s")
+
+    @server.tool
+    async def job() -> str:
+        raise AssertionError("it must not run")
+
+    tool = await server.get_tool("job")
+    assert tool is not None
+    server.local_provider._components.clear()
+    server.add_tool(tool.model_copy(update={"task_config": TaskConfig(mode="required")}))
+    made, person = guarded(server, ["bf:job:tool_access:elicit"]), Person("once")
+    async with Client(server, mode=era, elicitation_handler=person) as client:
+        assert await code_of(client, "job") == "task_not_supported"
+    assert not person.seen
+    assert made.exactly_one_end_each()

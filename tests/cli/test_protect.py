@@ -146,11 +146,11 @@ def test_a_server_that_does_not_start_is_said(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["MACAROON_SECRET_KEY", "MACAROON_OTHER"])
 def test_L7_our_own_secrets_are_not_handed_to_the_server(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mcp_macaroon_middleware.cli.protect import _environment
+    from mcp_macaroon_middleware.cli.backends import environment as environment_of
 
     monkeypatch.setenv(name, "a secret")
     monkeypatch.setenv("SOMETHING", "else")
-    environment = _environment(("EXTRA=1", "SOMETHING"))
+    environment = environment_of(("EXTRA=1", "SOMETHING"))
     assert name not in environment
     assert environment["EXTRA"] == "1"
     assert environment["SOMETHING"] == "else"

@@ -12,33 +12,53 @@ from .. import __version__
 PACKAGE: Final = "mcp_macaroon_middleware.cli"
 
 
-def build() -> App:
-    """The application with all of its commands, none of them imported yet."""
+COMMANDS: Final = (
+    ("check", "check:check", "Say everything that is wrong with a policy file."),
+    ("schema", "schema:schema", "Print the JSON schema of policy files."),
+    ("protect", "protect:protect", "Guard an MCP server that somebody else wrote."),
+    ("demo", "demo:demo", "Watch a guarded server: real clients, scene by scene."),
+)
+GROUPS: Final = {
+    "plugins": ("The plugins that are installed here.", (("list", "plugins:list_plugins", "List plugins."),)),
+    "keys": (
+        "The keys that sign tokens.",
+        (
+            ("new", "keys:new", "Make a key, or print one."),
+            ("list", "keys:list_keys", "List the ids of a key directory."),
+        ),
+    ),
+}
+
+
+def build(whole: bool = False) -> App:
+    """The application with all of its commands, none of them imported yet.
+
+    `whole`: a command's own page shows all of its help; without it, a line, for which nothing is imported.
+    """
     app = App(
         name="mcp-macaroon",
         help="Authorization for MCP servers: rules, redaction, limits and narrowable tokens.",
         version=__version__,
         result_action="return_value",
     )
-    app.command(f"{PACKAGE}.check:check", name="check", help="Say everything that is wrong with a policy file.")
-    app.command(f"{PACKAGE}.schema:schema", name="schema", help="Print the JSON schema of policy files.")
-    app.command(f"{PACKAGE}.protect:protect", name="protect", help="Guard an MCP server that somebody else wrote.")
-    app.command(f"{PACKAGE}.demo:demo", name="demo", help="Watch a guarded server: real clients, scene by scene.")
-    plugins = App(name="plugins", help="The plugins that are installed here.")
-    plugins.command(f"{PACKAGE}.plugins:list_plugins", name="list", help="List plugins and what they provide.")
-    keys = App(name="keys", help="The keys that sign tokens.")
-    keys.command(f"{PACKAGE}.keys:new", name="new", help="Make a key, or print one.")
-    keys.command(f"{PACKAGE}.keys:list_keys", name="list", help="List the ids of a key directory.")
-    app.command(plugins)
-    app.command(keys)
+
+    def add(to: App, commands: tuple[tuple[str, str, str], ...]) -> None:
+        for name, target, line in commands:
+            to.command(f"{PACKAGE}.{target}", name=name, help=None if whole else line)
+
+    add(app, COMMANDS)
+    for name, (line, commands) in GROUPS.items():
+        group = App(name=name, help=line)
+        add(group, commands)
+        app.command(group)
     app.command(f"{PACKAGE}.token_app:app", name="token", help="Tokens: made, narrowed, looked into, checked.")
     return app
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns its exit code: a command's own, 2 for a wrong call, 130 when interrupted."""
-    app = build()
     given = sys.argv[1:] if arguments is None else arguments
+    app = build(whole=len(given) > 1 and given[-1] in ("--help", "-h"))
     if given[:1] == ["token"] and _shows_token(given):
         return 2
     try:

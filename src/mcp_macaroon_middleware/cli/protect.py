@@ -1,4 +1,4 @@
-"""`mcp-macaroon protect`: stands in front of an MCP server that somebody else wrote, over stdio, and guards it."""
+"""`mcp-macaroon protect`: stands in front of an MCP server that somebody else wrote, and guards it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ import asyncio
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated
 
 from cyclopts import Parameter
 
 from ..errors import BindError, ConfigError, MacaroonError
-
-START: Final = 60.0
 
 
 def protect(
@@ -20,25 +18,65 @@ def protect(
         str, Parameter(help="The server's command and its arguments, after `--`.", allow_leading_hyphen=True)
     ],
     config: Annotated[Path, Parameter(help="The policy file.")],
+    url: Annotated[str | None, Parameter(help="A server that is reached over HTTP, instead of a command.")] = None,
+    header: Annotated[
+        tuple[str, ...],
+        Parameter(help="'Name: value' for the server at --url; a value may be env:NAME or file:PATH."),
+    ] = (),
+    allow_plaintext: Annotated[bool, Parameter(negative="", help="Reach --url by http:// over a network.")] = False,
+    http: Annotated[
+        str | None, Parameter(help="Serve HTTP at HOST:PORT instead of stdio; a port alone is on 127.0.0.1.")
+    ] = None,
+    allow_anonymous_network: Annotated[
+        bool, Parameter(negative="", help="Serve callers without a credential beyond this machine.")
+    ] = False,
     name: Annotated[str | None, Parameter(help="The name that clients see; default: the command's name.")] = None,
     env: Annotated[tuple[str, ...], Parameter(help="NAME=VALUE for the server; NAME alone passes ours on.")] = (),
     cwd: Annotated[Path | None, Parameter(help="The folder that the server starts in.")] = None,
+    write_config: Annotated[
+        bool, Parameter(negative="", help="Print the entry for a client's configuration, and start nothing.")
+    ] = False,
+    client: Annotated[
+        str | None, Parameter(help="The client that --write-config writes for; without it, the common form.")
+    ] = None,
 ) -> int:
-    """Guard an MCP server that runs over stdio, unchanged: rules, redaction, limits and audit in front of it.
+    """Guard an MCP server, unchanged: rules, questions, redaction, limits and audit in front of it.
 
-    Clients start this command in the server's place; it starts the server. Both protocol eras are spoken to the
-    client; to the server, whichever it speaks. Messages for people go to standard error.
+    Clients start this command in the server's place (or connect to it, with --http); it starts the server (or connects
+    to it, with --url). Both protocol eras are spoken. Messages for people go to standard error.
+
+    Examples:
+
+    mcp-macaroon protect --config policies.yaml -- npx @modelcontextprotocol/server-filesystem /data
+
+    mcp-macaroon protect --config policies.yaml --url https://mcp.example/mcp --header "Authorization: env:UPSTREAM"
+
+    mcp-macaroon protect --config policies.yaml --http 8000 -- python server.py
+
+    mcp-macaroon protect --config policies.yaml --write-config --client cursor -- python server.py
 
     Exit codes: 0 the client went away, 2 the policy file or the command is wrong, 4 the server could not be started or
-    does not fit the rules.
+    reached or does not fit the rules, 130 interrupted.
     """
-    if not command:
-        return _say("nothing to protect; write: mcp-macaroon protect --config policies.yaml -- COMMAND…", 2)
-    if shutil.which(command[0], path=None) is None:
+    from . import backends, clients
+
+    if bool(command) == (url is not None):
+        return _say("nothing to protect, or two things: end with either  -- COMMAND…  or  --url URL", 2)
+    if command and header:
+        return _say("--header goes with --url; a command gets what it needs by --env", 2)
+    if client is not None and not write_config:
+        return _say("--client goes with --write-config", 2)
+    if command and shutil.which(command[0], path=None) is None:
         return _say(f"cannot find the command {command[0]!r}", 2)
     try:
-        environment = _environment(env)
-        asyncio.run(_serve(command, config, name or Path(command[0]).name, environment, cwd))
+        place = backends.address(http) if http is not None else None
+        backend = backends.Backend(
+            command=command, url=url, headers=header, env=env, cwd=cwd, allow_plaintext=allow_plaintext
+        )
+        shown = name or backend.name
+        if write_config:
+            return clients.write(client, shown, clients.arguments(config, backend, name), place)
+        asyncio.run(backends.serve(backend, config, shown, place, open_network=allow_anonymous_network))
     except ConfigError as error:
         return _say(str(error), 2)
     except BindError as error:
@@ -48,60 +86,6 @@ def protect(
     except KeyboardInterrupt:
         return 130
     return 0
-
-
-async def _serve(
-    command: tuple[str, ...], config: Path, name: str, environment: dict[str, str], cwd: Path | None
-) -> None:
-    from fastmcp.client.transports import StdioTransport
-    from fastmcp.server import create_proxy
-
-    from ..adapters.fastmcp import bind
-    from ..config.runtime import load_runtime
-
-    runtime = load_runtime(config)
-    transport: Any = StdioTransport(
-        command[0], list(command[1:]), env=environment, cwd=str(cwd) if cwd is not None else None
-    )
-    try:
-        proxy: Any = create_proxy(transport, name=name, mode="auto")
-        await _started(proxy, command[0])
-        bound = await bind(proxy, runtime)
-        for line in bound.report.lines():
-            print(f"mcp-macaroon: {line}", file=sys.stderr)
-        await proxy.run_stdio_async(show_banner=False)
-    finally:
-        await transport.close()
-        await runtime.close()
-
-
-async def _started(proxy: Any, command: str) -> None:
-    """Starts the server, by speaking to it once. Raises `BindError` where that cannot be done."""
-    try:
-        async with asyncio.timeout(START), proxy.client_factory():
-            return
-    except Exception as error:
-        raise BindError(
-            f"the server {command!r} does not start, or speaks no MCP ({type(error).__name__}); run it by itself"
-        ) from None
-
-
-def _environment(pairs: tuple[str, ...]) -> dict[str, str]:
-    """The server's environment: ours without our own secrets, and what `--env` gives.
-
-    The key that signs our tokens is never handed to the server that we guard.
-    """
-    import os
-
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("MACAROON_")}
-    for pair in pairs:
-        key, given, value = pair.partition("=")
-        if not key:
-            raise ConfigError(f"--env takes NAME=VALUE or NAME, not {pair!r}")
-        if not given and key not in os.environ:
-            raise ConfigError(f"--env {key}: there is no such variable here")
-        environment[key] = value if given else os.environ[key]
-    return environment
 
 
 def _say(text: str, code: int) -> int:
