@@ -204,6 +204,7 @@ async def _serve_http(proxy: Any, place: Address, listener: socket.socket) -> No
 
 
 def _listener(place: Address) -> socket.socket:
+    listener: socket.socket | None = None
     try:
         family, kind, protocol, _, where = socket.getaddrinfo(
             place.host, place.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -213,6 +214,8 @@ def _listener(place: Address) -> socket.socket:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(where)
     except OSError as error:
+        if listener is not None:
+            listener.close()
         why = error.strerror or type(error).__name__
         raise ConfigError(f"cannot serve at {place.host}:{place.port}: {why}; choose another port") from None
     return listener
