@@ -1,10 +1,10 @@
-"""The first-party plugin: enforcers, stores, audit sinks and approvers, through the hooks that any plugin uses."""
+"""The first-party plugin: what decides, stores, records, asks and brings keys, through hooks that any plugin uses."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..plugin import ApproverType, AuditSinkType, EnforcerType, StoreType, hookimpl
+from ..plugin import ApproverType, AuditSinkType, EnforcerType, KeySourceType, StoreType, hookimpl
 
 
 @hookimpl
@@ -37,3 +37,11 @@ def macaroon_approvers() -> Iterable[ApproverType]:
     from . import auto_approver, console_approver, mcp_approver
 
     return (mcp_approver.TYPE, console_approver.TYPE, auto_approver.TYPE)
+
+
+@hookimpl
+def macaroon_key_sources() -> Iterable[KeySourceType]:
+    """`env` and `file`."""
+    from . import key_sources
+
+    return (key_sources.ENV, key_sources.FILE)

@@ -102,7 +102,7 @@ def find(file: Path, *, server: str | None = None, no_secrets: bool = False) -> 
     except ConfigError as error:
         unreadable = all(d.code.startswith("file_") for d in error.diagnostics)
         return Finding(file=str(file), diagnostics=error.diagnostics, unreadable=unreadable)
-    _, key_problems = load_keys(compiled.source, compiled.settings.config)
+    _, key_problems = load_keys(compiled)
     everything = sorted({*compiled.diagnostics, *key_problems}, key=lambda d: (d.line, d.column, d.code))
     finding = Finding(
         file=str(file),

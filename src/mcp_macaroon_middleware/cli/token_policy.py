@@ -90,7 +90,7 @@ class TokenPolicy:
 def open_policy(path: Path) -> TokenPolicy:
     """The policy of a file. Raises `ConfigError` with everything that is wrong, at once."""
     compiled = compile_file(path)
-    keys, problems = load_keys(compiled.source, compiled.settings.config)
+    keys, problems = load_keys(compiled)
     errors = [each for each in (*compiled.errors, *problems) if each.severity == "error"]
     if not compiled.settings.config.audience and not errors:
         message = "tokens are made for one server, so config.audience must name it"

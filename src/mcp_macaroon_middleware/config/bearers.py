@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 
 from ..core.bearers import Bearers
 from ..core.policy_engine import PolicyEngine
 from ..errors import ConfigError, Diagnostic, KeyRingError
 from ..tokens import KeyRing, ThirdParty
 from .compile import Compiled
+from .key_sources import secret_text
+from .places import DataPath
 from .settings import ConfigSettings
 
 
@@ -39,11 +40,11 @@ def open_parties(compiled: Compiled) -> Mapping[str, ThirdParty]:
     parties: dict[str, ThirdParty] = {}
     problems: list[Diagnostic] = []
     for index, given in enumerate(compiled.settings.config.third_party):
-        where = ("config", "third_party", index, "key")
+        where: DataPath = ("config", "third_party", index, "key")
         try:
-            ring = KeyRing.from_secret(given.key.resolve(Path(compiled.source.base)))
+            ring = KeyRing.from_secret(secret_text(compiled, given.key, where))
         except ConfigError as error:
-            problems += [compiled.source.diagnostic(d.code, d.message, where, hint=d.hint) for d in error.diagnostics]
+            problems += error.diagnostics
         except KeyRingError as error:
             problems.append(compiled.source.diagnostic("keys_invalid", f"the shared secret: {error}", where))
         else:

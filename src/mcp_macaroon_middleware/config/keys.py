@@ -7,46 +7,55 @@ from pathlib import Path
 from typing import Final
 
 from ..errors import ConfigError, Diagnostic, KeyRingError
+from ..tokens.keyfile import KeyFile
 from ..tokens.keys import KeyRing
+from ..tokens.keystore import read_ring
+from .compile import Compiled
+from .key_sources import fetched, scheme_of, secret_text
 from .places import DataPath, Source
 from .references import Reference
-from .settings import ConfigSettings
 
 VARIABLE: Final = "MACAROON_SECRET_KEY"
 MAKE_A_KEY: Final = "make keys with  mcp-macaroon keys new ./keys  and write  keys: ./keys"
 _SECRET: Final[DataPath] = ("config", "secret_key")
+_KEYS: Final[DataPath] = ("config", "keys")
 
 
-def load_keys(source: Source, settings: ConfigSettings) -> tuple[KeyRing | None, list[Diagnostic]]:
+def load_keys(compiled: Compiled) -> tuple[KeyRing | None, list[Diagnostic]]:
     """The ring, or None with what is wrong; a literal secret that can be used is a warning."""
+    source, settings = compiled.source, compiled.settings.config
     if settings.secret_key is not None and settings.keys is not None:
-        return None, [
-            source.diagnostic("keys_invalid", "either secret_key or keys, not both", ("config", "keys"), key=True)
-        ]
+        return None, [source.diagnostic("keys_invalid", "either secret_key or keys, not both", _KEYS, key=True)]
     if settings.keys is not None:
-        return _ring(source, settings.keys)
+        return _ring(compiled, settings.keys)
     if settings.secret_key is not None:
-        return _secret(source, settings.secret_key)
-    if source.get(_SECRET) is not None or source.get(("config", "keys")) is not None:
+        return _secret(compiled, settings.secret_key)
+    if source.get(_SECRET) is not None or source.get(_KEYS) is not None:
         return None, []  # it has a fault of its own, told already
     return _environment(source)
 
 
-def _ring(source: Source, directory: str) -> tuple[KeyRing | None, list[Diagnostic]]:
+def _ring(compiled: Compiled, place: str) -> tuple[KeyRing | None, list[Diagnostic]]:
+    scheme = scheme_of(place)
     try:
-        return KeyRing.from_directory(source.base / directory), []
-    except (KeyRingError, OSError) as error:
-        return None, [source.diagnostic("keys_invalid", f"keys: {_why(error)}", ("config", "keys"))]
-
-
-def _secret(source: Source, reference: Reference) -> tuple[KeyRing | None, list[Diagnostic]]:
-    try:
-        ring = KeyRing.from_secret(reference.resolve(source.base))
+        if scheme is None or scheme == "file":  # a file here must pass what every key file must
+            return read_ring(compiled.source.base / place.removeprefix("file:")), []
+        return KeyFile.from_text(fetched(compiled, scheme, place[len(scheme) + 1 :], _KEYS)).ring(), []
     except ConfigError as error:
-        return None, [source.diagnostic(d.code, d.message, _SECRET, hint=d.hint) for d in error.diagnostics]
+        return None, list(error.diagnostics)
+    except (KeyRingError, OSError) as error:
+        return None, [compiled.source.diagnostic("keys_invalid", f"keys: {_why(error)}", _KEYS)]
+
+
+def _secret(compiled: Compiled, reference: Reference) -> tuple[KeyRing | None, list[Diagnostic]]:
+    try:
+        ring = KeyRing.from_secret(secret_text(compiled, reference, _SECRET))
+    except ConfigError as error:
+        return None, list(error.diagnostics)
     except KeyRingError as error:
-        return None, [source.diagnostic("keys_invalid", f"secret_key: {error}", _SECRET, hint=MAKE_A_KEY)]
-    return ring, list(_warnings(source, reference))
+        problem = compiled.source.diagnostic("keys_invalid", f"secret_key: {error}", _SECRET, hint=MAKE_A_KEY)
+        return None, [problem]
+    return ring, list(_warnings(compiled.source, reference))
 
 
 def _warnings(source: Source, reference: Reference) -> list[Diagnostic]:
@@ -54,9 +63,11 @@ def _warnings(source: Source, reference: Reference) -> list[Diagnostic]:
         hint = f"write  secret_key: ${{{VARIABLE}}}  or  keys: ./keys"
         return source.diagnostic(code, message, _SECRET, hint=hint, severity="warning")
 
-    if reference.kind == "file":
-        return [warn("secret_world_readable", "everybody can read the key file")] if _is_open(source, reference) else []
-    if not reference.is_literal:
+    scheme = scheme_of(reference.value) if reference.is_literal else reference.kind
+    if scheme == "file":
+        path = reference.value.removeprefix("file:") if reference.is_literal else reference.value
+        return [warn("secret_world_readable", "everybody can read the key file")] if _is_open(source, path) else []
+    if scheme is not None:
         return []
     found = [warn("literal_secret", "the secret key stands in the configuration itself")]
     if source.world_readable:
@@ -64,8 +75,8 @@ def _warnings(source: Source, reference: Reference) -> list[Diagnostic]:
     return found
 
 
-def _is_open(source: Source, reference: Reference) -> bool:
-    return os.name == "posix" and bool((source.base / Path(reference.value)).stat().st_mode & 0o004)
+def _is_open(source: Source, path: str) -> bool:
+    return os.name == "posix" and bool((source.base / Path(path)).stat().st_mode & 0o004)
 
 
 def _environment(source: Source) -> tuple[KeyRing | None, list[Diagnostic]]:

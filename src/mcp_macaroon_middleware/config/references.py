@@ -6,7 +6,6 @@ What a variable or file holds is never read as YAML, so it cannot bring structur
 from __future__ import annotations
 
 import copy
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,11 +15,10 @@ from typing import Any, Final
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from ..errors import ConfigError, Diagnostic
-from .file import read_policy_text
+from ..builtin.key_sources import file_text, variable
+from ..errors import ConfigError, Diagnostic, PluginError
 from .places import DataPath, Source
 
-MAX_FILE: Final = 1 << 16
 _NAME: Final = r"[A-Za-z_][A-Za-z0-9_]*"
 _WHOLE: Final = re.compile(rf"\$\{{({_NAME})\}}\Z")
 PLUGINS: Final[DataPath] = ("plugins",)  # an entry here is a plugin's section, never a reference
@@ -46,11 +44,12 @@ class Reference:
 
     def resolve(self, base: Path) -> str:
         """The text; a path starts from `base`. Raises `ConfigError` that names the variable or the file."""
-        if self.kind == _ENV:
-            return _variable(self.value)
-        if self.kind == _FILE:
-            return _file(base / self.value)
-        return self.value
+        try:
+            if self.kind == _ENV:
+                return variable(self.value)
+            return file_text(base / self.value) if self.kind == _FILE else self.value
+        except PluginError as error:
+            raise ConfigError([missing(self.kind, self.value, str(error))]) from None
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -94,6 +93,12 @@ def reference_of(value: Any) -> Reference | None:
     if value.startswith("$${"):
         return Reference(_TEXT, value[1:])
     raise ValueError("a reference ${NAME} is a whole value; write $${ at the start for the text itself")
+
+
+def missing(kind: str, name: str, why: str) -> Diagnostic:
+    """The diagnostic, without a place, for a variable or a file that brings nothing."""
+    hint = f"set {name}, or name another source" if kind == _ENV else ""
+    return Diagnostic(code="reference_missing", message=why, hint=hint)
 
 
 def resolve_references(
@@ -143,24 +148,3 @@ def _validated(value: Any) -> Reference:
     if not isinstance(value, str) or not value:
         raise ValueError("should be a text, ${NAME}, {env: NAME} or {file: PATH}")
     return Reference(_TEXT, value)
-
-
-def _variable(name: str) -> str:
-    value = os.environ.get(name)
-    if value:
-        return value
-    what = "is not set" if value is None else "is empty"
-    raise _missing(f"the environment variable {name} {what}", f"set {name}, or name another source")
-
-
-def _file(path: Path) -> str:
-    try:
-        text = read_policy_text(path, limit=MAX_FILE).text
-    except ConfigError as error:
-        (cause,) = error.diagnostics
-        raise _missing(f"{path}: {cause.message}", cause.hint) from None
-    return text.removesuffix("\n").removesuffix("\r")
-
-
-def _missing(message: str, hint: str) -> ConfigError:
-    return ConfigError([Diagnostic(code="reference_missing", message=message, hint=hint)])

@@ -254,7 +254,7 @@ def load_runtime(config: str | Path | Mapping[str, Any], *, application: Sequenc
     signature = signature_of(path) if path is not None else None
     source = source_of(config) if isinstance(config, Mapping) else read_source(config)
     compiled = compile_source(source, application=application)
-    keys, key_problems = load_keys(source, compiled.settings.config)
+    keys, key_problems = load_keys(compiled)
     errors = [d for d in (*compiled.errors, *key_problems) if d.severity == "error"]
     if errors or keys is None:
         raise ConfigError(sorted(errors, key=lambda d: (d.line, d.column)))
@@ -315,9 +315,9 @@ def _settled(path: Path) -> Source:
     raise ConfigError([Diagnostic(code="file_unsettled", message="the file is being written", file=str(path))])
 
 
-def _fixed(compiled: Compiled) -> tuple[Any, Any, Any]:
+def _fixed(compiled: Compiled) -> tuple[Any, ...]:
     sections = compiled.sections
-    return sections.sinks, sections.stores, sections.approvers
+    return sections.sinks, sections.stores, sections.approvers, sections.key_sources
 
 
 def _bound_at_start(old: Compiled, new: Compiled) -> list[Diagnostic]:
@@ -334,7 +334,7 @@ def _bound_at_start(old: Compiled, new: Compiled) -> list[Diagnostic]:
         if getattr(first.plugins, name) != getattr(second.plugins, name)
     ]
     if _fixed(old) != _fixed(new):
-        changed.append((("plugins",), "the settings of a store, an audit sink or an approver"))
+        changed.append((("plugins",), "the settings of a store, an audit sink, an approver or a key source"))
     return [
         new.source.diagnostic(
             "restart_needed", f"{what} cannot change while the server runs", path, key=True, hint="restart"

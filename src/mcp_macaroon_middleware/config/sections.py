@@ -42,6 +42,7 @@ class Sections:
     sinks: Mapping[str, Any] = field(default_factory=dict, repr=False)
     stores: Mapping[str, Any] = field(default_factory=dict, repr=False)
     approvers: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    key_sources: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 def section_models(registry: Registry) -> dict[str, type[BaseModel]]:
@@ -154,7 +155,7 @@ def audience_missing(source: Source) -> Diagnostic:
 
 
 def _contributions(registry: Registry) -> Iterable[tuple[str, Provided[Any]]]:
-    for table in (registry.enforcers, registry.stores, registry.sinks, registry.approvers):
+    for table in (registry.enforcers, registry.stores, registry.sinks, registry.approvers, registry.key_sources):
         yield from table.items()
 
 
@@ -219,6 +220,7 @@ def _by_contribution(registry: Registry, named: Mapping[str, Any]) -> Sections:
         sinks=of(registry.sinks),
         stores=of(registry.stores),
         approvers=of(registry.approvers),
+        key_sources=of(registry.key_sources),
     )
 
 

@@ -18,19 +18,31 @@ import pluggy
 
 from ..model import Action, Assurance, Phase
 from ..plugin import API_VERSION, hookspecs
-from ..plugin.contract import ApproverType, AuditSinkType, Contribution, EnforcerType, Params, Settings, StoreType
+from ..plugin.contract import (
+    ApproverType,
+    AuditSinkType,
+    Contribution,
+    EnforcerType,
+    KeySourceType,
+    Params,
+    Settings,
+    StoreType,
+)
 from ..plugin.decorators import NAME, application_enforcers, module_of
 from .faults import cause, one_line
 from .registry import kind_of, label_of, name_of, nearest
 
 MOST: Final = 1000
+LONGEST_WAIT: Final = 60.0
 HOOKS: Final = tuple(name for name in vars(hookspecs) if name.startswith("macaroon_"))
 _RETURNS: Final[dict[str, type[Any]]] = {
     "macaroon_enforcers": EnforcerType,
     "macaroon_stores": StoreType,
     "macaroon_audit_sinks": AuditSinkType,
     "macaroon_approvers": ApproverType,
+    "macaroon_key_sources": KeySourceType,
 }
+_SOURCE: Final = re.compile(r"[a-z][a-z0-9+.-]+\Z")  # one letter is a drive
 _SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]*\Z")
 
 
@@ -59,7 +71,7 @@ def gather(module: ModuleType, *, builtin: bool = False) -> Gathered:
         gathered.faults.append(f"it is for version {one_line(version)} of the plugin contract, not {API_VERSION}")
         return gathered
     for value in list(vars(module).values()):
-        if isinstance(value, EnforcerType | StoreType | AuditSinkType | ApproverType):
+        if isinstance(value, EnforcerType | StoreType | AuditSinkType | ApproverType | KeySourceType):
             gathered.add(value, builtin=builtin)
     for made in application_enforcers():
         if belongs_to(made, module.__name__):
@@ -150,7 +162,7 @@ def _unknown_hook(name: str) -> str:
 def contribution_faults(contribution: Contribution, *, builtin: bool = False) -> Iterator[str]:
     """What is wrong with a description, in one line each. It is never called here."""
     name = name_of(contribution)
-    if not isinstance(name, str) or not (_SCHEME if isinstance(contribution, StoreType) else NAME).match(name):
+    if not isinstance(name, str) or not _form(contribution).match(name):
         yield f"{one_line(repr(name))} cannot be the name of {_article(kind_of(contribution))}"
         return
     label = label_of(contribution)
@@ -159,6 +171,9 @@ def contribution_faults(contribution: Contribution, *, builtin: bool = False) ->
         yield f"{label}: settings is not a subclass of Settings"
     if isinstance(contribution, EnforcerType):
         yield from (f"{label}: {fault}" for fault in _enforcer_faults(contribution, builtin=builtin))
+        return
+    if isinstance(contribution, KeySourceType):
+        yield from (f"{label}: {fault}" for fault in _source_faults(contribution))
         return
     if not callable(contribution.open):
         yield f"{label}: open cannot be called"
@@ -182,8 +197,7 @@ def _enforcer_faults(enforcer: EnforcerType, *, builtin: bool) -> Iterator[str]:
             yield f"{field_name} is not a set of {kind.__name__}"
     if not isinstance(enforcer.idle, frozenset) or not all(action in enforcer.actions for action in enforcer.idle):
         yield "idle is not a part of actions"
-    timeout = enforcer.timeout
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
+    if not _is_seconds(enforcer.timeout):
         yield "timeout is not a number of seconds above 0"
     if enforcer.constant and inspect.iscoroutinefunction(enforcer.check):
         yield "a constant check cannot be async"
@@ -198,6 +212,24 @@ def _approver_faults(approver: ApproverType) -> Iterator[str]:
         yield "an answer that comes through the caller's client proves no more than Assurance.CLIENT"
     if isinstance(approver.most, bool) or not isinstance(approver.most, int) or approver.most < 1:
         yield "most is no number of characters"
+
+
+def _source_faults(source: KeySourceType) -> Iterator[str]:
+    if not callable(source.fetch) or inspect.iscoroutinefunction(source.fetch):
+        yield "fetch cannot be called, or is async"
+    if not _is_seconds(source.timeout) or source.timeout > LONGEST_WAIT:
+        yield f"timeout is not a number of seconds above 0, at most {LONGEST_WAIT:.0f}"
+
+
+def _form(contribution: Contribution) -> re.Pattern[str]:
+    """The form of a contribution's name."""
+    if isinstance(contribution, KeySourceType):
+        return _SOURCE
+    return _SCHEME if isinstance(contribution, StoreType) else NAME
+
+
+def _is_seconds(value: object) -> bool:
+    return not isinstance(value, bool) and isinstance(value, int | float) and 0 < value < math.inf
 
 
 def _is_model(value: object, base: type) -> bool:

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, Final, Generic, Literal, TypeVar
 
 from ..errors import Diagnostic
-from ..plugin.contract import ApproverType, AuditSinkType, Contribution, EnforcerType, StoreType
+from ..plugin.contract import ApproverType, AuditSinkType, Contribution, EnforcerType, KeySourceType, StoreType
 from ..plugin.decorators import place_of
 
 T = TypeVar("T", bound=Contribution)
@@ -20,6 +20,7 @@ KINDS: Final[Mapping[str, type[Contribution]]] = {
     "store": StoreType,
     "sink": AuditSinkType,
     "approver": ApproverType,
+    "key source": KeySourceType,
 }
 
 Status = Literal["loaded", "disabled", "not allowed", "failed"]
@@ -31,7 +32,7 @@ class PluginInfo:
 
     `distribution` and `version` are empty for application code and for files; `editable_path` is the folder of an
     editable installation, or the file itself. `provides` names contributions as `enforcer NAME`, `store SCHEME`,
-    `sink NAME`, `approver NAME`.
+    `sink NAME`, `approver NAME`, `key source SCHEME`.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Registry:
     stores: Mapping[str, Provided[StoreType]] = field(default_factory=dict)
     sinks: Mapping[str, Provided[AuditSinkType]] = field(default_factory=dict)
     approvers: Mapping[str, Provided[ApproverType]] = field(default_factory=dict)
+    key_sources: Mapping[str, Provided[KeySourceType]] = field(default_factory=dict)
 
     def enforcer(self, name: str) -> EnforcerType | None:
         """The enforcer that rules call `name`, or None."""
@@ -85,13 +87,13 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
 
 def kind_of(contribution: Contribution) -> str:
-    """What a contribution is: `enforcer`, `store`, `sink` or `approver`."""
+    """What a contribution is: `enforcer`, `store`, `sink`, `approver` or `key source`."""
     return next(kind for kind, type_ in KINDS.items() if isinstance(contribution, type_))
 
 
 def name_of(contribution: Contribution) -> str:
     """The name under which the file knows a contribution."""
-    return contribution.scheme if isinstance(contribution, StoreType) else contribution.name
+    return contribution.scheme if isinstance(contribution, StoreType | KeySourceType) else contribution.name
 
 
 def label_of(contribution: Contribution) -> str:
@@ -125,6 +127,7 @@ def build_registry(given: Iterable[tuple[PluginInfo, Contribution]]) -> tuple[Re
         stores=MappingProxyType(tables["store"]),
         sinks=MappingProxyType(tables["sink"]),
         approvers=MappingProxyType(tables["approver"]),
+        key_sources=MappingProxyType(tables["key source"]),
     )
     return registry, tuple(conflict for some in conflicts.values() for conflict in some)
 

@@ -9,7 +9,7 @@ The entry point's name is the plugin's name, and the name of its section under `
 
 The module contributes what it holds: each `EnforcerType`, which `@enforcer` makes of one function, and whatever its
 `@hookimpl` functions (`macaroon_enforcers`, `macaroon_stores`,
-`macaroon_audit_sinks`, `macaroon_approvers`) yield. Hooks are called once,
+`macaroon_audit_sinks`, `macaroon_approvers`, `macaroon_key_sources`) yield. Hooks are called once,
 at start. Requests run on the descriptions that were yielded then, so a plugin cannot change a decision later, and
 installing one adds policies that rules can name, and decides nothing until a rule names one.
 
@@ -75,6 +75,8 @@ from .contract import (
     Entry,
     Form,
     FormField,
+    KeySourceContext,
+    KeySourceType,
     NoParams,
     Params,
     Pending,
@@ -162,6 +164,9 @@ __all__ = [
     "DENY",
     "ONCE",
     "PERIOD",
+    # key sources
+    "KeySourceContext",
+    "KeySourceType",
     # errors
     "MacaroonError",
     "AuditUnavailable",

@@ -1,4 +1,4 @@
-"""What plugins implement and are handed: `Check`, `Store`, `AuditSink`, `Approver`. Nothing here runs a plugin.
+"""What plugins implement and are handed: `Check`, `Store`, `AuditSink`, `Approver`, key sources. It runs no plugin.
 
 A check sees the request, its own rule and its own part of the store. It never sees a token, a caveat or another
 check's verdict, so it cannot depend on them (law L1).
@@ -373,7 +373,36 @@ class ApproverType:
     summary: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeySourceContext:
+    """What a source is told. A relative path in a reference starts from `base`, the policy file's directory.
+
+    `timeout` is in seconds: what is not there by then is not waited for, so a source should give up before.
+    """
+
+    settings: Any = None
+    base: Path = Path()
+    timeout: float = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeySourceType:
+    """A contribution: where keys come from, by the scheme of references to it (`vault:PATH#FIELD`).
+
+    `fetch` is given what follows `scheme:` and returns the text there: a secret for `secret_key`, a key file's text for
+    `keys`. It runs once a reference, in a thread of its own, and may wait for `timeout` seconds. It raises
+    `PluginError` with what is wrong and what to do, and never with a value, a credential or an answer; of any other
+    exception only the class is shown. Whatever it raises, the server does not start.
+    """
+
+    scheme: str
+    fetch: Callable[[str, KeySourceContext], str]
+    settings: type[Settings] | None = None
+    timeout: float = 10.0
+    summary: str = ""
+
+
 _FIELD = re.compile(r"[a-z][a-z0-9_]{0,63}\Z")
 _CREDENTIAL = re.compile(r"passw|secret|token|credential|api_?key|private|otp|pin\b|cvv|ssn|card")
 
-Contribution = EnforcerType | StoreType | AuditSinkType | ApproverType
+Contribution = EnforcerType | StoreType | AuditSinkType | ApproverType | KeySourceType

@@ -11,7 +11,7 @@ from typing import Final
 
 import pluggy
 
-from .contract import ApproverType, AuditSinkType, EnforcerType, StoreType
+from .contract import ApproverType, AuditSinkType, EnforcerType, KeySourceType, StoreType
 
 PROJECT: Final = "mcp_macaroon_middleware"
 
@@ -40,4 +40,10 @@ def macaroon_audit_sinks() -> Iterable[AuditSinkType]:
 @hookspec
 def macaroon_approvers() -> Iterable[ApproverType]:
     """The ways to ask people that this plugin provides, for `approver:` in rules and `config.approvals`."""
+    return ()
+
+
+@hookspec
+def macaroon_key_sources() -> Iterable[KeySourceType]:
+    """Where keys can come from, by the scheme of `secret_key`, `keys` and the keys of `third_party`."""
     return ()
