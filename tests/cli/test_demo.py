@@ -2,22 +2,79 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from mcp_macaroon_middleware.cli.demo import demo
+from mcp_macaroon_middleware.cli.demo import world as setting
+from mcp_macaroon_middleware.cli.demo.asking import ASKING
 from mcp_macaroon_middleware.cli.demo.scenes import SCENES
-from mcp_macaroon_middleware.cli.demo.stage import Scene, Stage
-from mcp_macaroon_middleware.cli.demo.world import world
+from mcp_macaroon_middleware.cli.demo.stage import Scene, played
+from mcp_macaroon_middleware.cli.demo.world import POLICIES, world
+from mcp_macaroon_middleware.config.compile import compile_file
+
+GUIDE = (Path(__file__).parents[2] / "docs" / "approvals.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("era", [None, "legacy"], ids=["modern", "legacy"])
 @pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.name)
 async def test_the_scene_goes_as_it_should(scene: Scene, era: str | None) -> None:
     async with world(era) as stage_world:
-        stage = Stage(stage_world)
-        await scene.play(stage)
+        stage = await played(scene, stage_world)
     assert [step for step in stage.steps if not step.right] == []
     assert stage.steps
+
+
+@pytest.mark.parametrize("era", [None, "legacy"], ids=["modern", "legacy"])
+@pytest.mark.parametrize("scene", ASKING, ids=lambda scene: scene.name)
+async def test_a_scene_with_a_person_fails_where_nobody_is_asked(
+    scene: Scene, era: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(setting, "POLICIES", POLICIES.replace("elicit", "allow"))
+    async with world(era) as stage_world:
+        stage = await played(scene, stage_world)
+    assert not stage.right
+
+
+def test_a_scene_that_goes_otherwise_is_said_and_exits_1(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(setting, "POLICIES", POLICIES.replace("elicit", "allow"))
+    assert demo(only=("once",)) == 1
+    assert "went otherwise: once (2026-07-28), once (2025-11-25)" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_screen_shows_the_question_whole_without_rules_and_without_colours_where_none_are_wanted(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert demo(only=("once",)) == 0
+    seen = capsys.readouterr().out
+    assert 'to: "carol@example.org"' in seen
+    assert "tool_access" not in seen
+    assert not re.search(r"\x1b\[[0-9;]*3[0-9]", seen)
+
+
+@pytest.mark.parametrize("name", ["once", "field"])
+async def test_the_guide_to_approvals_prints_what_a_person_sees(name: str) -> None:
+    (scene,) = [scene for scene in ASKING if scene.name == name]
+    async with world() as stage_world:
+        stage = await played(scene, stage_world)
+    text = re.sub(r"\d\d:\d\d:\d\d", "16:20:00", stage.steps[0].saw)
+    assert f"```text\n{text.replace('•', ' ')}\n```" in GUIDE
+
+
+def test_every_policy_file_in_the_guide_to_approvals_loads_without_a_warning(tmp_path: Path) -> None:
+    examples = re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)
+    assert examples
+    for number, example in enumerate(examples):
+        path = tmp_path / f"{number}.yaml"
+        path.write_text(example if "config:" in example else f"config: {{default: deny}}\n{example}")
+        path.chmod(0o600)
+        assert [each.render() for each in compile_file(path).diagnostics] == []
 
 
 def test_an_unknown_scene_is_said_and_exits_2(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,12 +6,12 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from textwrap import indent
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
 from rich.panel import Panel
 from rich.text import Text
 
@@ -65,29 +65,33 @@ async def _play(console: Console, only: tuple[str, ...]) -> int:
 
 
 async def _staged(scene: Scene, era: str | None) -> Stage:
-    from .stage import Stage
+    from .stage import played
     from .world import world
 
     async with world(era) as stage_world:
-        stage = Stage(stage_world)
-        await scene.play(stage)
-    return stage
+        return await played(scene, stage_world)
 
 
 def _screen(title: str, text: str, stages: Mapping[str, Stage]) -> Panel:
-    """One scene: what was seen in the first protocol, and whatever went otherwise in another."""
+    """One scene: what was seen in the first protocol, and in another whatever was done or went otherwise there."""
     first, *others = stages
-    body = Text(f"{text}\n", style="dim")
-    _steps(body, stages[first].steps)
+    parts: list[RenderableType] = [Text(f"{text}\n", style="dim"), *_steps(stages[first].steps)]
     for protocol in others:
-        wrong = [step for step in stages[protocol].steps if not step.right]
-        body.append(f"\nProtocol {protocol}: " + ("otherwise\n" if wrong else "the same\n"), style="dim")
-        _steps(body, wrong)
-    return Panel(body, title=f"{title}  ({first})", title_align="left", padding=(1, 2))
+        differing = _differing(stages[first], stages[protocol])
+        went = ("in its own way" if stages[protocol].right else "otherwise") if differing else "the same"
+        parts.append(Text(f"Protocol {protocol}: {went}", style="dim"))
+        parts += [Text(), *_steps(differing)] if differing else []
+    return Panel(Group(*parts), title=f"{title}  ({first})", title_align="left", padding=(1, 2))
 
 
-def _steps(body: Text, steps: Sequence[Step]) -> None:
+def _differing(first: Stage, other: Stage) -> Sequence[Step]:
+    """The steps to be shown of another protocol: all where others were taken, else those that went wrong."""
+    same = [step.did for step in first.steps] == [step.did for step in other.steps]
+    return [step for step in other.steps if not step.right] if same else other.steps
+
+
+def _steps(steps: Sequence[Step]) -> Iterator[RenderableType]:
     for step in steps:
-        body.append("\n✓ " if step.right else "\n✗ ", style="green" if step.right else "bold red")
-        body.append(f"{step.did}\n", style="bold")
-        body.append(indent(f"{step.saw}\n", "    "))
+        mark = ("✓ ", "green") if step.right else ("✗ ", "bold red")
+        yield Text.assemble(mark, (step.did, "bold"))
+        yield Padding(Text(step.saw), (0, 0, 1, 4))

@@ -50,6 +50,16 @@ class Scene:
     play: Callable[[Stage], Awaitable[None]]
 
 
+async def played(scene: Scene, world: World) -> Stage:
+    """Plays a scene in a world; one that breaks off has gone otherwise, and says at what."""
+    stage = Stage(world)
+    try:
+        await scene.play(stage)
+    except Exception as error:
+        stage.show("the scene broke off", f"{type(error).__name__}: {error}", False)
+    return stage
+
+
 async def call(client: Client[Any], tool: str, **arguments: Any) -> tuple[bool, Any]:
     """Calls a tool: whether it succeeded, and its data or the refusal's text."""
     try:
