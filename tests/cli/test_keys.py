@@ -49,14 +49,17 @@ def test_a_second_key_signs_and_the_first_still_verifies(tmp_path: Path, capsys:
     assert main(["keys", "list", str(folder)]) == 0
     ring = KeyRing.from_directory(folder)
     older = min(ring.ids)
-    assert capsys.readouterr().out.splitlines() == [f"{older}  verifies", f"{ring.current}  current"]
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [row[:2] for row in rows] == [[older, "previous"], [ring.current, "current"]]
     assert older != ring.current
 
 
 def test_list_json_is_one_object_for_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ids = sorted(new_key(tmp_path / "keys") for _ in range(2))
     assert main(["keys", "list", str(tmp_path / "keys"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"current": ids[-1], "ids": ids}
+    said = json.loads(capsys.readouterr().out)
+    assert (said["current"], said["ids"]) == (ids[-1], ids)
+    assert [(key["id"], key["state"]) for key in said["keys"]] == [(ids[0], "previous"), (ids[1], "current")]
 
 
 def test_L7_no_command_on_a_directory_shows_a_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,8 +23,10 @@ GROUPS: Final = {
     "keys": (
         "The keys that sign tokens.",
         (
-            ("new", "keys:new", "Make a key, or print one."),
-            ("list", "keys:list_keys", "List the ids of a key directory."),
+            ("new", "keys:new", "Make a key file, a key in a directory, or print one."),
+            ("rotate", "keys:rotate", "Let another key sign; the old one still verifies for a while."),
+            ("retire", "keys:retire", "Remove a previous key, or every one whose window has ended."),
+            ("list", "keys:list_keys", "List keys: ids, states, dates, fingerprints."),
         ),
     ),
 }
