@@ -21,6 +21,7 @@ class Bearer:
 
     principal: Principal
     token: VerifiedToken = field(repr=False)
+    text: str = field(default="", repr=False)
 
 
 class Bearers:
@@ -68,7 +69,7 @@ class Bearers:
         fault = await self.revocations.fault(token, principal)
         if fault is not None:
             raise TokenInvalid(fault)
-        return Bearer(principal=principal, token=token)
+        return Bearer(principal=principal, token=token, text=text)
 
     async def own(self, text: str | None, discharges: Sequence[str] = ()) -> Bearer | None:
         """The bearer of a caller in this process or at its standard input; None for one who has no token at all.

@@ -25,6 +25,7 @@ from ...tokens import VerifiedToken
 from . import census
 from .compat import mounted_server, self_test
 from .coverage import Report, report_on
+from .delegating import offer
 from .fitting import misfits
 from .frames import LeafKey, Ticket
 from .gate import LastGate
@@ -151,6 +152,12 @@ class Guard:
 
     # --- standing on the servers ----------------------------------------------------------------------------------
 
+    def add_tools(self) -> None:
+        """Adds the tools that the file asks for, before the census. Raises `BindError` where a name is taken."""
+        tokens = self.runtime.settings.tokens
+        if tokens is not None and tokens.delegate:
+            offer(self)
+
     def install(self) -> None:
         """Stands on the root and on everything mounted, in the right places. Raises `BindError` where that leaks."""
         from .middleware import MacaroonMiddleware, Member
@@ -271,7 +278,14 @@ def _made(server: FastMCP[Any], source: Source) -> Guard:
     if not isinstance(server, FastMCP):
         raise BindError(f"guard takes a FastMCP server, not {type(server).__name__}")
     self_test()
-    return Guard(server, runtime_of(source))
+    made = Guard(server, runtime_of(source))
+    try:
+        made.add_tools()
+    except BindError as error:
+        made.install()
+        made.fail(error)
+        raise
+    return made
 
 
 def _bound(made: Guard, fit: Callable[[], None]) -> Guard:
@@ -358,6 +372,7 @@ async def bind_late(server: FastMCP[Any], runtime: Runtime) -> Guard:
     made = Guard(server, runtime)
     try:
         self_test()
+        made.add_tools()
         made.install()
         await made.fit()
     except BindError as error:

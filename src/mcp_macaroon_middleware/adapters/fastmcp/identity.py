@@ -82,25 +82,38 @@ async def identify(settings: IdentitySettings, source: str = "", bearers: Bearer
 
 
 async def _identified(settings: IdentitySettings, source: str, bearers: Bearers | None) -> Identity:
-    access, bound = get_access_token(), fastmcp_request_ctx.get()
-    meta = brought(bound)
-    if isinstance(access, MacaroonAccessToken):
-        bare(bound)
-        return _borne(await over_http(access, meta, bearers), settings)
-    transport = _current_transport.get()
-    if access is not None or transport not in (None, "stdio") or _request() is not None:
-        if meta or (access is not None and is_token(access.token)):
-            raise TokenInvalid("token_misplaced")
-        return _bearer(access, settings, source) if access is not None else _anonymous(settings)
-    if bound is None:
-        raise Unidentified("no_identity")
-    bearer = await from_here(meta, bearers)
+    bearer = await bearer_here(bearers)
     if bearer is not None:
         return _borne(bearer, settings)
+    access = get_access_token()
+    if access is not None:
+        return _bearer(access, settings, source)
+    if _is_http():
+        return _anonymous(settings)
     local = settings.local_subject(tokens=bearers is not None)
     if local is None:
         raise Unidentified("unauthenticated")
     return Identity(principal=Principal(kind="local", namespace=HERE, subject=local))
+
+
+async def bearer_here(bearers: Bearers | None) -> Bearer | None:
+    """The token that the request in hand stands on, if it stands on one. Raises `TokenInvalid`, `StoreUnavailable`."""
+    access, bound = get_access_token(), fastmcp_request_ctx.get()
+    meta = brought(bound)
+    if isinstance(access, MacaroonAccessToken):
+        bare(bound)
+        return await over_http(access, meta, bearers)
+    if access is not None or _is_http():
+        if meta or (access is not None and is_token(access.token)):
+            raise TokenInvalid("token_misplaced")
+        return None
+    if bound is None:
+        raise Unidentified("no_identity")
+    return await from_here(meta, bearers)
+
+
+def _is_http() -> bool:
+    return _current_transport.get() not in (None, "stdio") or _request() is not None
 
 
 def _anonymous(settings: IdentitySettings) -> Identity:
