@@ -90,7 +90,7 @@ async def test_without_an_issuer_the_provider_is_the_namespace() -> None:
     made = guarded(server, ALLOW)
     async with http(server, "alice") as client:
         assert await text_of(client, "call") == "called"
-    assert principal(made)["namespace"] == "StaticTokenVerifier"
+    assert principal(made)["namespace"] == "auth:StaticTokenVerifier"
 
 
 @pytest.mark.threat("C02")
@@ -143,7 +143,7 @@ async def test_a_token_without_a_subject_is_its_client() -> None:
         assert await text_of(client, "call") == "called"
     assert principal(made) == {
         "kind": "client",
-        "namespace": "StaticTokenVerifier",
+        "namespace": "auth:StaticTokenVerifier",
         "subject": "the robot",
         "client": "the robot",
     }

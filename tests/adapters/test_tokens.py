@@ -308,7 +308,7 @@ async def test_the_other_provider_never_sees_our_tokens_and_keeps_its_own() -> N
     served, made = accepting(other=table)
     async with http(served.server, "alice") as client:
         assert await text_of(client, "send_mail", to="bob") == "sent to bob"
-    assert served.records.finals()[-1]["principal"]["namespace"] == "Spy"
+    assert served.records.finals()[-1]["principal"]["namespace"] == "auth:Spy"
     async with http(served.server, token_of(made)) as client:
         assert await text_of(client, "send_mail", to="bob") == "sent to bob"
     assert set(seen) == {"alice"}

@@ -10,15 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lab import ALICE, lab
+from laws import AUDIENCE, KEYS, documents, flat, token_of
 
-from mcp_macaroon_middleware.errors import RuleError, TokenInvalid
+from mcp_macaroon_middleware.errors import TokenInvalid
 from mcp_macaroon_middleware.fields import redact
 from mcp_macaroon_middleware.model import Charge, Component, Kind, RequestContext, Result, Verdict
 from mcp_macaroon_middleware.plugin import Check, EnforcerType, NoParams
-from mcp_macaroon_middleware.tokens import KeyRing, VerifiedToken, attenuate, mint, verify
-
-KEYS = KeyRing.from_secret("a secret of at least thirty-two bytes, for tests only")
-AUDIENCE = "mail"
+from mcp_macaroon_middleware.tokens import mint, verify
 
 names = st.sampled_from(["read_mail", "read_all", "send_mail", "wipe"])
 targets = st.sampled_from(["*", "tool=*", "read_*", "*_mail", "read_mail", "wipe", "prompt=*", "nothing"])
@@ -40,42 +38,6 @@ caveats = st.lists(
     ),
     max_size=4,
 )
-leaves = st.none() | st.booleans() | st.integers(-5, 5) | st.text("abc", max_size=3)
-documents = st.recursive(
-    leaves,
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(["id", "body", "sender", "name", "items", "key", "a.b"]), inner, max_size=5)
-    ),
-    max_leaves=20,
-)
-
-
-def token_of(texts: list[str]) -> VerifiedToken:
-    """A verified token that carries these caveats, as a holder could have written them."""
-    token = mint(KEYS, subject="alice", audience=AUDIENCE, expires=timedelta(hours=1))
-    for text in texts:
-        token = _attenuated(token, text)
-    return verify(KEYS, token, audience=AUDIENCE)
-
-
-def _attenuated(token: str, text: str) -> str:
-    """Appends a caveat even where `attenuate` would not write it: a holder may use any macaroon library."""
-    try:
-        return attenuate(token, text)
-    except RuleError:
-        from mcp_macaroon_middleware.tokens.macaroons import append
-
-        return append(token, text)
-
-
-def flat(document: Any, path: tuple[Any, ...] = ()) -> set[Any]:
-    """Every leaf of a document; positions in lists do not count, since a withheld item moves the others."""
-    if isinstance(document, dict):
-        return {("key", path, key) for key in document}.union(*(flat(v, (*path, k)) for k, v in document.items()))
-    if isinstance(document, list):
-        return set().union(*(flat(item, (*path, "[]")) for item in document))
-    return {(path, repr(document))}
 
 
 async def shown_to(policy: list[str], texts: list[str], name: str, document: Any, default: str) -> set[Any] | None:

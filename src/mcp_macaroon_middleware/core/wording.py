@@ -18,6 +18,7 @@ from pydantic_core import to_jsonable_python
 from ..model import Component, Kind, Phase, Principal, Question, ShownArgument, thawed
 
 LONG: Final = 60
+OURS: Final = frozenset({"", "local", "server"})
 UNITS: Final = (("day", 86_400), ("hour", 3600), ("minute", 60), ("second", 1))
 NOUNS: Final = {
     Kind.TOOL: "Tool",
@@ -122,10 +123,10 @@ def _count(number: int, noun: str) -> str:
 
 
 def person(principal: Principal) -> str:
-    """A principal as a person reads it. Names of our own for what has no issuer say nothing to anybody."""
-    issuer = principal.namespace.removeprefix("https://")
-    named = issuer if "://" in principal.namespace or "." in issuer else ""
-    where = [plain(part) for part in (named, principal.tenant) if part]
+    """A principal as a person reads it. Our own names for what has no issuer would say nothing to anybody."""
+    ours = principal.namespace in OURS or principal.namespace.startswith("auth:")
+    issuer = "" if ours else principal.namespace.removeprefix("https://")
+    where = [plain(part) for part in (issuer, principal.tenant) if part]
     return plain(principal.subject) + (f" ({', '.join(where)})" if where else "")
 
 

@@ -152,7 +152,7 @@ async def somebody(settings: IdentitySettings, source: str = "", bearers: Bearer
 def source_of(auth: Any) -> str:
     """The id of an auth provider: stable across restarts, the same for every token that it verifies."""
     auth = getattr(auth, "other", auth) if isinstance(getattr(auth, "runtime", None), Runtime) else auth
-    return type(auth).__name__ if auth is not None else "server"
+    return f"auth:{type(auth).__name__}" if auth is not None else "server"
 
 
 def _bearer(token: AccessToken, settings: IdentitySettings, source: str) -> Identity:
