@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from mcp_macaroon_middleware.cli import main
-from mcp_macaroon_middleware.tokens.keys import KeyRing, new_key
+from mcp_macaroon_middleware.tokens.keys import KeyRing, new_key, new_secret
 
 posix = pytest.mark.skipif(os.name != "posix", reason="file modes")
 
@@ -144,3 +145,159 @@ def test_a_directory_without_a_usable_ring_exits_with_1_and_names_the_next_step(
     said = capsys.readouterr()
     assert said.out == ""
     assert why in said.err
+
+
+# --- key files --------------------------------------------------------------------------------------------------------
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
+    """A command's exit code, and what it said."""
+    code = main(["keys", *map(str, words)])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def states(capsys: pytest.CaptureFixture[str], path: Path) -> dict[str, str]:
+    code, out, _ = run(capsys, "list", path, "--json")
+    assert code == 0
+    return {key["id"]: key["state"] for key in json.loads(out)["keys"]}
+
+
+@pytest.fixture
+def path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    """A key file of one key."""
+    found = tmp_path / "keys" / "keys.json"
+    code, out, _ = run(capsys, "new", found)
+    assert code == 0
+    assert f"keys: {found}" in out
+    return found
+
+
+def test_a_key_is_staged_put_to_use_and_retired(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (first,) = states(capsys, path)
+    code, out, _ = run(capsys, "rotate", path, "--stage")
+    assert (code, "restart every server" in out) == (0, True)
+    (second,) = set(states(capsys, path)) - {first}
+    assert states(capsys, path) == {first: "current", second: "next"}
+    code, out, _ = run(capsys, "rotate", path, "--window", "1d12h")
+    assert code == 0
+    assert f"{second} signs; {first} verifies until " in out
+    assert "not staged" not in out
+    assert states(capsys, path) == {first: "previous", second: "current"}
+    assert run(capsys, "retire", path, second)[0] == 1
+    assert run(capsys, "retire", path, first)[:2] == (0, f"retired {first}\n")
+    assert states(capsys, path) == {second: "current"}
+
+
+def test_a_rotation_that_was_not_staged_says_what_that_means(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "rotate", path)
+    assert code == 0
+    assert "it was not staged: a server that has not restarted yet refuses" in out
+
+
+def test_an_ended_key_is_listed_as_such_and_retired_without_being_named(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (first,) = states(capsys, path)
+    assert run(capsys, "rotate", path, "--window", "1s")[0] == 0
+    while states(capsys, path)[first] != "ended":
+        time.sleep(0.05)
+    assert run(capsys, "retire", path)[:2] == (0, f"retired {first}\n")
+    assert run(capsys, "retire", path)[:2] == (0, "no key's window has ended\n")
+    assert list(states(capsys, path).values()) == ["current"]
+
+
+def test_a_list_of_a_key_file_shows_dates_and_fingerprints(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "rotate", path, "--window", "30d")[0] == 0
+    code, out, _ = run(capsys, "list", path)
+    old, new = (line.split() for line in out.splitlines())
+    assert code == 0
+    assert [old[1], old[2], old[4], new[1], new[2]] == ["previous", "made", "until", "current", "made"]
+    assert len(old) == 7
+    assert len(new) == 5
+    assert len({old[6], new[4]}) == 2
+    assert json.loads(run(capsys, "rotate", path, "--stage", "--json")[1])["current"] == new[0]
+
+
+def test_L7_no_command_on_a_key_file_shows_a_key(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = ""
+    for words in (["rotate", "--stage"], ["rotate"], ["rotate", "--json"], ["list"], ["list", "--json"], ["retire"]):
+        code, out, err = run(capsys, words[0], path, *words[1:])
+        assert code == 0
+        said += out + err
+    data = json.loads(path.read_text())
+    path.write_text(path.read_text()[:-30])
+    for words in (["rotate"], ["list"], ["retire"]):
+        code, out, err = run(capsys, words[0], path)
+        assert (code, out) == (1, "")
+        said += err
+    for text in [data["names"], *(key["secret"] for key in data["keys"])]:
+        raw = base64.urlsafe_b64decode(text)
+        for form in (text, raw.hex(), repr(raw), base64.b64encode(raw).decode()):
+            assert form not in said
+
+
+def test_what_signs_now_moves_into_a_key_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = new_secret()
+    monkeypatch.setenv("THE_KEY", secret)
+    (tmp_path / "key").write_text(secret + "\n")
+    ids = [new_key(tmp_path / "ring") for _ in range(2)]
+    alone = KeyRing.from_secret(secret).ids
+    origins = {"env:THE_KEY": alone, f"file:{tmp_path / 'key'}": alone, str(tmp_path / "ring"): tuple(ids)}
+    for number, (origin, kept) in enumerate(origins.items()):
+        code, out, _ = run(capsys, "new", tmp_path / "moved" / f"{number}.json", "--from", origin)
+        assert (code, secret in out) == (0, False)
+        assert tuple(sorted(states(capsys, tmp_path / "moved" / f"{number}.json"))) == kept
+    for origin in ("env:NOTHING_OF_THE_KIND", f"file:{tmp_path / 'gone'}", tmp_path / "gone"):
+        code, out, err = run(capsys, "new", tmp_path / "moved" / "no.json", "--from", origin)
+        assert (code, out) == (1, "")
+        assert err
+    assert not (tmp_path / "moved" / "no.json").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["rotate"],
+        ["rotate", "FILE", "--window", "soon"],
+        ["rotate", "FILE", "--window", "999999999w"],
+        ["rotate", "FILE", "--window", "1d", "--stage"],
+        ["retire"],
+        ["rotate", "FOLDER"],
+        ["retire", "FOLDER"],
+        ["new", "FOLDER", "--from", "env:HOME"],
+        ["new", "--print", "--from", "env:HOME"],
+    ],
+)
+def test_a_wrong_call_about_a_key_file_exits_with_2_and_changes_nothing(
+    path: Path, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    before = path.read_text()
+    given = {"FILE": str(path), "FOLDER": str(path.parent)}
+    code, _, err = run(capsys, *(given.get(word, word) for word in words))
+    assert code == 2, err
+    assert path.read_text() == before
+    assert [each.name for each in path.parent.iterdir()] == ["keys.json"]
+
+
+@pytest.mark.parametrize(
+    "words", [["new"], ["rotate", "--window", "0s"], ["rotate", "--window", "20000d"], ["retire", "k1"]]
+)
+def test_what_cannot_be_done_exits_with_1_and_changes_nothing(
+    path: Path, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    before = path.read_text()
+    name, *more = words
+    code, out, err = run(capsys, name, path, *more)
+    assert (code, out) == (1, "")
+    assert err.startswith("mcp-macaroon: ")
+    assert path.read_text() == before
+
+
+@pytest.mark.parametrize("command", ["new", "rotate", "retire", "list"])
+def test_every_command_says_its_exit_codes(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    code, out, _ = run(capsys, command, "--help")
+    assert code == 0
+    assert "Exit codes: 0" in out

@@ -119,7 +119,6 @@ class House:
 
 @asynccontextmanager
 async def house(folder: Path) -> AsyncIterator[House]:
-    folder.mkdir(mode=0o700)
     assert main(["keys", "new", str(folder / "keys.json")]) == 0
     with running(next(iter(BINARIES))) as redis:
         made = House(folder, redis.url())
@@ -193,7 +192,7 @@ async def test_keys_are_rotated_on_two_servers_and_no_client_sees_an_error(tmp_p
             assert made.runtimes[1].keys.current == made.runtimes[0].keys.current
             tokens.append(made.mint(1))
             seen = list(calls)
-            while not all(now > then + len(tokens) for now, then in zip(calls, seen, strict=True)):
+            while not all(n > old + len(tokens) for n, old in zip(calls, seen, strict=True)):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
 
             again = Person("deny")

@@ -27,10 +27,7 @@ def file_text(path: Path) -> str:
     Raises `PluginError` that names the file. Never waits on a pipe or a device.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
-        with os.fdopen(handle, "rb") as file:
-            _refuse(path, os.fstat(handle).st_mode)
-            raw = file.read(MAX_BYTES + 1)
+        raw = _bytes(path)
     except FileNotFoundError:
         what = "a link that leads nowhere" if path.is_symlink() else "there is no such file"
         raise PluginError(f"{path}: {what}") from None
@@ -40,6 +37,18 @@ def file_text(path: Path) -> str:
         why = getattr(error, "strerror", None) or type(error).__name__
         raise PluginError(f"{path}: the file cannot be read: {why}") from None
     return _text(path, raw)
+
+
+def _bytes(path: Path) -> bytes:
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    try:
+        _refuse(path, os.fstat(handle).st_mode)
+        raw = b""
+        while len(raw) <= MAX_BYTES and (chunk := os.read(handle, MAX_BYTES + 1 - len(raw))):
+            raw += chunk
+        return raw
+    finally:
+        os.close(handle)
 
 
 def _refuse(path: Path, mode: int) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .challenges import sample_challenges
     from .enforcers import EnforcerContract
     from .fakes import BrokenStore, FixedClock, Records
+    from .keys import KeySourceContract
     from .sinks import AuditSinkContract
     from .stores import StoreContract
 
@@ -32,6 +33,7 @@ __all__ = [
     "Case",
     "EnforcerContract",
     "FixedClock",
+    "KeySourceContract",
     "Records",
     "StoreContract",
     "sample_challenges",
@@ -44,6 +46,7 @@ _HOMES: Final = {
     "Case": "cases",
     "EnforcerContract": "enforcers",
     "FixedClock": "fakes",
+    "KeySourceContract": "keys",
     "Records": "fakes",
     "StoreContract": "stores",
     "sample_challenges": "challenges",

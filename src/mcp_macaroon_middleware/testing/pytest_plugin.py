@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-SUITES = ("approvers", "cases", "enforcers", "hostile", "sinks", "stores")
+SUITES = ("approvers", "cases", "enforcers", "hostile", "keys", "sinks", "stores")
 
 pytest.register_assert_rewrite(*(f"mcp_macaroon_middleware.testing.{suite}" for suite in SUITES))
 

@@ -218,4 +218,6 @@ def _encoded(raw: bytes) -> str:
 
 
 def _decoded(text: Any) -> bytes:
+    if not isinstance(text, str):
+        raise TypeError("not a text")
     return base64.b64decode(text.encode("ascii"), altchars=b"-_", validate=True)
