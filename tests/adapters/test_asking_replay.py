@@ -257,6 +257,8 @@ async def test_a_client_that_goes_away_while_a_question_is_open_leaves_nothing_b
                 break
             await asyncio.sleep(0.05)
         assert [end[1:] for end in made.ends if end[0] == "send"] == [("cancelled", "")]
+        left, _ = await made.guard.runtime.store.scan("", None, 100)
+        assert not [name for name, _ in left if "/leg/" in name]
         person = Person()
         async with Client(target, auth=auth, mode="legacy", elicitation_handler=person) as client:
             assert (await client.call_tool("send", {"to": "ann"})).data == "sent to ann"
