@@ -24,6 +24,7 @@ from mcp_macaroon_middleware.tokens.keys import new_secret
 
 ROOT = Path(__file__).parents[2] / "examples"
 NAMES = ["fastapi_example", "github_example", "mail_example"]
+PLUGINS = ["vault_keys"]
 ERAS = {"2026-07-28": [], "2025-11-25": ["--legacy"]}
 Steps = list[tuple[str, str]]
 Copy = Callable[[str], Path]
@@ -118,7 +119,7 @@ def records(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_these_are_all_examples() -> None:
-    assert sorted(path.name for path in ROOT.iterdir() if path.is_dir()) == NAMES
+    assert sorted(path.name for path in ROOT.iterdir() if path.is_dir()) == sorted([*NAMES, *PLUGINS])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -352,3 +353,32 @@ def test_a_question_of_the_fastapi_example_is_answered_once_by_the_one_who_was_a
         place = f"/approvals/{question['challenges'][0]['id']}"
         assert send(port, "alice", place, {"choices": ["always"]})[1]["code"] == "approval_invalid"
         assert send(port, "alice", place, yes)[0] == 403
+
+
+# --- plugins: distributions of their own ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PLUGINS)
+def test_an_example_plugin_is_found_once_it_is_installed_and_holds_its_own_tests(
+    name: str, copy: Copy, tmp_path: Path, env: dict[str, str]
+) -> None:
+    folder, site = copy(name), tmp_path / "site"
+    options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check"]
+    done = python(folder, env, "-m", "pip", "install", *options, "--target", str(site), ".")
+    assert done.returncode == 0, done.stdout + done.stderr
+    installed = {**env, "PYTHONPATH": str(site), "VAULT_TOKEN": "hvs.none"}
+    check = ["-m", "mcp_macaroon_middleware", "check", "policies.yaml", "--no-secrets", "--json"]
+    done = python(folder, installed, *check)
+    found = json.loads(done.stdout)
+    assert (done.returncode, found["errors"]) == (0, 0), done.stdout
+    shutil.rmtree(folder / "build", ignore_errors=True)
+    done = python(folder, installed, "-m", "pytest", "-q", "-p", "no:cacheprovider")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " passed" in done.stdout
+
+
+@pytest.mark.parametrize("name", PLUGINS)
+def test_the_readme_of_an_example_plugin_names_files_that_are_there(name: str) -> None:
+    links = re.findall(r"\]\(([^)]+)\)", (ROOT / name / "README.md").read_text(encoding="utf-8"))
+    assert "policies.yaml" in links
+    assert [link for link in links if not (ROOT / name / link).is_file()] == []
