@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import verifying
 from fastmcp import Client, FastMCP
 from fastmcp.server.auth import AuthContext
 from fastmcp.server.middleware import AuthMiddleware, Middleware
@@ -213,6 +214,7 @@ async def measure(*, quick: bool) -> str:
             await growth(folder, 1_000 // scale),
             await history(folder, 2_000 // scale),
             await over_http(folder, 300 // scale),
+            verifying.measure(1_000 // scale),
         ]
     return "\n\n".join("\n".join(lines) for lines in parts)
 

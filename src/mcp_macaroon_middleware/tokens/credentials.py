@@ -201,10 +201,11 @@ def _signed(
 ) -> VerifiedToken:
     if not isinstance(token, str) or len(token) > macaroons.MAX_BYTES * 2:
         raise TokenInvalid("token_too_large")
+    if not all(isinstance(text, str) for text in discharges):
+        raise TokenInvalid("discharge_invalid")
     if len(discharges) > macaroons.MAX_DISCHARGES or sum(map(len, discharges)) > MOST_DISCHARGES:
         raise TokenInvalid("discharge_too_many")
-    known_parties = tuple(sorted((party.location, party.key.fingerprint) for party in parties.values()))
-    mark = hashlib.sha256(repr((token, discharges, known_parties)).encode("utf-8", "replace")).digest()
+    mark = _mark(token, discharges, parties)
     known = keys.verified.get(mark)
     if isinstance(known, VerifiedToken) and known.audience == audience and known.key_id in keys:
         return known
@@ -214,6 +215,14 @@ def _signed(
         keys.verified.clear()
     keys.verified[mark] = verified
     return verified
+
+
+def _mark(token: str, discharges: tuple[str, ...], parties: Mapping[str, ThirdParty]) -> bytes:
+    """What a verified signature is remembered by: everything that it was verified with, but for the key ring itself."""
+    if not discharges and not parties:
+        return hashlib.sha256(token.encode("utf-8", "replace")).digest()
+    known = sorted((party.location, party.key.fingerprint) for party in parties.values())
+    return hashlib.sha256(repr((token, discharges, known)).encode("utf-8", "replace")).digest()
 
 
 def _check(

@@ -318,6 +318,8 @@ def _count(macaroon: RawMacaroon, discharges: Sequence[RawMacaroon]) -> None:
             found = left.pop(caveat.identifier, None)
             if found is None:
                 raise TokenInvalid("discharge_missing")
+            if found.location != caveat.location:  # no signature covers it, so that it must not say anything else
+                raise TokenInvalid("discharge_invalid")
             level.append(found)
     if left:
         raise TokenInvalid("discharge_unused")
