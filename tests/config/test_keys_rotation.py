@@ -86,6 +86,12 @@ class House:
         async with self.client(number, token, **more) as client:
             return str((await client.call_tool("send", {"to": "bob"})).content[0].text)  # type: ignore[union-attr]
 
+    async def tried(self, number: int, token: str, person: Person) -> str:
+        """What a tool says that always fails."""
+        async with self.client(number, token, elicitation_handler=person) as client:
+            result = await client.call_tool("fails", {"to": "ann"}, raise_on_error=False)
+            return str(result.content[0].text)  # type: ignore[union-attr]
+
     async def refuses(self, number: int, token: str) -> bool:
         """Whether a server answers nothing but 401 to a token."""
         body = {"jsonrpc": "2.0", "id": 1, "method": "server/discover", "params": {}}
@@ -215,6 +221,9 @@ async def test_after_its_retirement_a_key_counts_nowhere_and_nothing_else_is_for
         new, ended = made.mint(0), made.mint(1)
         part = verify(made.runtimes[0].keys, ended, audience=AUDIENCE).id
         await made.runtimes[0].bearers.revocations.revoke(part)  # type: ignore[union-attr]
+        period = Person("period")
+        assert "down" in await made.tried(1, new, period)
+        assert period.asked == 1
         assert await made.call(1, old, elicitation_handler=Person("deny")) == "sent to bob"
         assert main(["keys", "retire", str(made.keys), first]) == 0
         for number in (0, 1):
@@ -222,8 +231,9 @@ async def test_after_its_retirement_a_key_counts_nowhere_and_nothing_else_is_for
             assert first not in made.runtimes[number].keys
             for token in (old, ended):
                 assert await made.refuses(number, token)
-            async with made.client(number, new) as client:
-                assert (await client.call_tool("ran", {})).is_error is False
+            again = Person("deny")
+            assert "down" in await made.tried(number, new, again)
+            assert again.asked == 0
 
 
 async def test_a_key_that_was_not_staged_is_refused_by_a_server_that_has_not_restarted(tmp_path: Path) -> None:

@@ -90,12 +90,15 @@ class Epoch:
         return record if await self._written(entry, record) else None
 
     async def _beaten(self, entry: Entry | None, found: _Record) -> float:
-        """The epoch goes on. Now and then the record is written anew, so that an old copy of it can be told."""
+        """The epoch goes on. Now and then the record is written anew, so that an old copy of it can be told.
+
+        So it is at the first look under another key: it must not go with the key that it was sealed under.
+        """
         self._known = found
         if time.monotonic() - self._looked > BEAT:
             self._looked = time.monotonic()
             now = await self._store.now()
-            if now - found.beat > BEAT:
+            if now - found.beat > BEAT or (entry is not None and not self._sealer.is_current(entry.value)):
                 await self._written(entry, _Record(id=found.id, since=found.since, beat=now))
         return found.since
 

@@ -54,6 +54,10 @@ class Sealer:
         except (InvalidTag, KeyRingError, ValueError):
             raise Broken("the stored value was not written here") from None
 
+    def is_current(self, sealed: bytes) -> bool:
+        """Whether a value was sealed under the key that signs now, as it says itself."""
+        return sealed[4 : 4 + sealed[3]] == self._keys.current.encode("ascii") if len(sealed) > 4 else False
+
     def _cipher(self, purpose: str, key_id: str) -> AESGCM:
         return AESGCM(self._keys.derive(purpose, self._audience, key_id))
 
