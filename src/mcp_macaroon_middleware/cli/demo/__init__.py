@@ -32,8 +32,6 @@ def demo(
     """
     from .scenes import SCENES
 
-    for noisy in ("fastmcp", "mcp", "mcp_macaroon_middleware"):
-        logging.getLogger(noisy).setLevel(logging.CRITICAL)  # refusals are what is shown here, not news
     console = Console()
     if list_scenes:
         for scene in SCENES:
@@ -43,7 +41,22 @@ def demo(
     if unknown:
         print(f"no scene named {', '.join(unknown)}; try: mcp-macaroon demo --list", file=sys.stderr)
         return 2
-    return asyncio.run(_play(console, only))
+    with _quiet():
+        return asyncio.run(_play(console, only))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Refusals are what is shown here, not news: loggers are still as long as the scenes last."""
+    loggers = [logging.getLogger(name) for name in ("fastmcp", "mcp", "mcp_macaroon_middleware")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 async def _play(console: Console, only: tuple[str, ...]) -> int:
