@@ -274,3 +274,11 @@ def test_L7_no_repr_of_a_key_file_shows_a_key() -> None:
     file = KeyFile.of_secret(secret, now=datetime.now(UTC))
     assert secret not in repr(file) + repr(file.keys) + repr(file.ring())
     assert repr(secret.encode()) not in repr(file)
+
+
+def test_L7_the_secret_of_a_third_party_that_is_written_out_and_too_short_is_not_shown(write: Write) -> None:
+    parties = "third_party: [{location: idp, key: hunter2-hunter2}]"
+    path = write(f"config: {{default: deny, audience: mail, tokens: {{}}, {parties}}}\npolicies: []")
+    with pytest.raises(ConfigError, match="the shared secret: a key has at least 32 bytes") as caught:
+        load_runtime(path)
+    assert "hunter2" not in str(caught.value)

@@ -16,7 +16,7 @@ from ..errors import Diagnostic
 DataPath = tuple[str | int, ...]
 
 # A key whose value is kept out of messages, and an address that carries a password.
-SECRET_KEY: Final = re.compile(r"secret|passw|token|credential|private|api_?key|_key\Z|dsn", re.IGNORECASE)
+SECRET_KEY: Final = re.compile(r"secret|passw|token|credential|private|api_?key|_key\Z|\Akey\Z|dsn", re.IGNORECASE)
 LONG: Final = 12  # from this length on a text may be a secret
 SECRET_VALUE: Final = re.compile(r"://[^/\s]*@")
 
