@@ -30,6 +30,7 @@ from ..model import (
     RequestContext,
     Verdict,
 )
+from ..tokens import VerifiedToken
 from . import wording
 from .approvals import Approvals, Standing
 from .approvers import Approvers, OpenApprover
@@ -392,12 +393,18 @@ class Consent:
     # --- hosts without MCP ----------------------------------------------------------------------------------------
 
     async def answer(
-        self, challenge_id: str, choices: Sequence[str], context: RequestContext, settings: PlanSettings
+        self,
+        challenge_id: str,
+        choices: Sequence[str],
+        context: RequestContext,
+        settings: PlanSettings,
+        token: VerifiedToken | None = None,
     ) -> bool:
         """Keeps what a host's own person chose; see `PolicyEngine.answer`."""
         if self._approvals is None:
             raise _violation("approval_unavailable")
-        leg = await self._approvals.take(caller_of(context.principal, context.client, ()).key, challenge_id)
+        lineage = token.lineage if token is not None else ()
+        leg = await self._approvals.take(caller_of(context.principal, context.client, lineage).key, challenge_id)
         if isinstance(leg, str):
             raise _violation(leg)
         found = self.approvers.get(leg.approver)
