@@ -60,7 +60,8 @@ def build(whole: bool = False) -> App:
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns its exit code: a command's own, 2 for a wrong call, 130 when interrupted."""
     given = sys.argv[1:] if arguments is None else arguments
-    app = build(whole=len(given) > 1 and given[-1] in ("--help", "-h"))
+    named = 2 if given[:1] and given[0] in GROUPS else 1
+    app = build(whole=len(given) > named and given[-1] in ("--help", "-h"))
     if given[:1] == ["token"] and _shows_token(given):
         return 2
     try:
