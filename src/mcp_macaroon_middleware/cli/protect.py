@@ -45,18 +45,18 @@ def protect(
     Clients start this command in the server's place (or connect to it, with --http); it starts the server (or connects
     to it, with --url). Both protocol eras are spoken. Messages for people go to standard error.
 
-    Examples:
-
-    mcp-macaroon protect --config policies.yaml -- npx @modelcontextprotocol/server-filesystem /data
-
-    mcp-macaroon protect --config policies.yaml --url https://mcp.example/mcp --header "Authorization: env:UPSTREAM"
-
-    mcp-macaroon protect --config policies.yaml --http 8000 -- python server.py
-
-    mcp-macaroon protect --config policies.yaml --write-config --client cursor -- python server.py
-
     Exit codes: 0 the client went away, 2 the policy file or the command is wrong, 4 the server could not be started or
     reached or does not fit the rules, 130 interrupted.
+
+    A folder for a client: mcp-macaroon protect --config policies.yaml -- npx
+    @modelcontextprotocol/server-filesystem /data
+
+    A remote server: mcp-macaroon protect --config policies.yaml --url https://mcp.example/mcp --header
+    "Authorization: env:UPSTREAM"
+
+    Over HTTP: mcp-macaroon protect --config policies.yaml --http 8000 -- python server.py
+
+    An entry for Cursor: mcp-macaroon protect --config policies.yaml --write-config --client cursor -- python server.py
     """
     from . import backends, clients
 
