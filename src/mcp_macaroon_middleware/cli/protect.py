@@ -48,8 +48,7 @@ def protect(
     Exit codes: 0 the client went away, 2 the policy file or the command is wrong, 4 the server could not be started or
     reached or does not fit the rules, 130 interrupted.
 
-    A folder for a client: mcp-macaroon protect --config policies.yaml -- npx
-    @modelcontextprotocol/server-filesystem /data
+    A server that speaks stdio: mcp-macaroon protect --config policies.yaml -- uvx mcp-server-time
 
     A remote server: mcp-macaroon protect --config policies.yaml --url https://mcp.example/mcp --header
     "Authorization: env:UPSTREAM"
