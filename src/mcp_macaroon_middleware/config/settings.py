@@ -7,19 +7,29 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    ValidationError,
+)
 
 from ..core.binding import ApprovalTerms
 from ..errors import Diagnostic, RuleError
 from ..model import Action, Selector
 from ..rules import parse_selector
+from ..tokens.caveats import writable
 from .places import DataPath, Source
 from .references import Reference, resolve_references
 
 TEN_YEARS: Final = 315_360_000
 TOP_KEYS: Final = ("config", "plugins", "policies")
 PLUGIN_KEYS: Final = ("allow", "disable", "require", "files")
-UNRESOLVED: Final = frozenset({"secret_key", "store", "third_party"})
+UNRESOLVED: Final = frozenset({"secret_key", "store", "third_party", "discharges"})
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 FilePath = Annotated[str, Field(min_length=1, max_length=4096)]
@@ -39,6 +49,19 @@ ClaimValues = Annotated[
     BeforeValidator(_listed, json_schema_input_type=str | int | bool | list[str | int | bool]),
 ]
 
+
+def _caveat(text: str) -> str:
+    try:
+        return writable(text)
+    except RuleError as error:
+        raise ValueError(str(error)) from None
+
+
+CaveatTexts = Annotated[
+    tuple[Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_caveat)], ...],
+    BeforeValidator(_listed, json_schema_input_type=str | list[str]),
+    Field(max_length=64),
+]
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -130,6 +153,24 @@ class ThirdPartySettings(Section):
     condition: str = Field(default="", max_length=500, description="What the service is asked by default.")
 
 
+class DischargeSettings(Section):
+    """What makes this program such a service itself: where it stands, the secret it shares, what it answers."""
+
+    location: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,199}$")] = Field(
+        description="The service's own name or address, as third-party caveats bear it."
+    )
+    key: Reference = Field(description="The secret shared with the servers that ask for discharges; 32 bytes or more.")
+    expires: Annotated[StrictInt, Field(ge=1, le=86_400)] = Field(
+        default=300, description="Seconds that a discharge counts."
+    )
+    caveats: dict[str, CaveatTexts] = Field(
+        default={}, description="Rules that go into a discharge, by its condition; those under * go into every one."
+    )
+    same_subject: StrictBool = Field(
+        default=True, description="Only the subject of a token may fetch the discharges that it needs."
+    )
+
+
 class AuditEntry(BaseModel):
     """One sink of the audit record; the other keys are the sink's own options."""
 
@@ -170,6 +211,9 @@ class ConfigSettings(Section):
     tokens: TokenSettings | None = Field(default=None, description="Tokens as credentials; absent: none count.")
     third_party: tuple[ThirdPartySettings, ...] = Field(
         default=(), max_length=64, description="Services whose discharges count."
+    )
+    discharges: DischargeSettings | None = Field(
+        default=None, description="What the discharge service answers by; absent: this program is none."
     )
     audit: tuple[AuditEntry, ...] = Field(default=(AuditEntry(sink="log"),), min_length=1)
     clear_arguments: Texts = Field(
