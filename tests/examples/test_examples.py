@@ -118,8 +118,11 @@ def records(folder: Path) -> list[dict[str, Any]]:
 # --- every example --------------------------------------------------------------------------------------------------
 
 
-def test_these_are_all_examples() -> None:
-    assert sorted(path.name for path in ROOT.iterdir() if path.is_dir()) == sorted([*NAMES, *PLUGINS])
+def test_every_example_is_run_by_a_test() -> None:
+    tests = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
+    examples = [path.name for path in ROOT.iterdir() if (path / "README.md").exists()]
+    assert [name for name in examples if f'"{name}"' not in tests] == []
+    assert {*NAMES, *PLUGINS} <= set(examples)
 
 
 @pytest.mark.parametrize("name", NAMES)

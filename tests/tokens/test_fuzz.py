@@ -37,7 +37,7 @@ PARTY = ThirdParty(location="https://approve.example", key=KeyRing.from_secret(s
 GOOD = attenuate(mint(KEYS, subject="alice", audience="mail"), "bf:*:tool_access:only:read_*")
 WITH_PARTY = require(GOOD, PARTY, subject="alice", audience="mail")
 ((PLACE, TICKET),) = unmet(WITH_PARTY)
-DISCHARGE = discharge(PARTY.open(TICKET), TICKET)
+DISCHARGE = discharge(PARTY.open(TICKET), TICKET, expires=timedelta(hours=20))
 (BOUND,) = bind(WITH_PARTY, [DISCHARGE])
 
 

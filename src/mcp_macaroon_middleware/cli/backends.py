@@ -213,6 +213,7 @@ def _listener(place: Address) -> socket.socket:
         if os.name == "posix":
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(where)
+        listener.listen(128)
     except OSError as error:
         if listener is not None:
             listener.close()
