@@ -619,3 +619,12 @@ def test_the_prefix_is_the_one_that_tokens_bear() -> None:
     from mcp_macaroon_middleware.core.bearers import PREFIX
 
     assert PREFIX == raw.PREFIX
+
+
+def test_a_store_that_forgets_says_at_the_start_that_revocations_go_with_it(caplog: pytest.LogCaptureFixture) -> None:
+    made = load_runtime(policy(RULES, {"tokens": {}, "audience": AUDIENCE}))
+    assert "what is revoked counts again after a restart" in caplog.text
+    assert not made.store.durable
+    caplog.clear()
+    load_runtime(policy(RULES, {"audience": AUDIENCE}))
+    assert "revoked" not in caplog.text

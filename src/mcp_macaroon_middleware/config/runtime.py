@@ -265,7 +265,7 @@ def load_runtime(config: str | Path | Mapping[str, Any], *, application: Sequenc
         runtime = Runtime(
             compiled, keys=keys, store=store, audit=audit, approvers=approvers, path=path, signature=signature
         )
-        warnings = (*compiled.warnings, *key_problems)
+        warnings = (*compiled.warnings, *key_problems, *_kept(compiled, store))
         audit.event("start", _start_facts(compiled, warnings))
     except BaseException:
         audit.close()
@@ -341,6 +341,16 @@ def _bound_at_start(old: Compiled, new: Compiled) -> list[Diagnostic]:
         )
         for path, what in changed
     ]
+
+
+def _kept(compiled: Compiled, store: Store) -> list[Diagnostic]:
+    """Where tokens count, what is revoked must be kept."""
+    if compiled.settings.config.tokens is None or store.durable:
+        return []
+    message = "with this store, what is revoked counts again after a restart, and at this process alone"
+    hint = "name a store that is kept, such as  store: redis://…  or mint short-lived tokens"
+    place: DataPath = ("config", "tokens")
+    return [compiled.source.diagnostic("revocations_not_kept", message, place, key=True, hint=hint, severity="warning")]
 
 
 def _start_facts(compiled: Compiled, warnings: Sequence[Diagnostic]) -> dict[str, Any]:
