@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lab import ALICE, BOB, call, lab, plan_of
+from lab import ALICE, BOB, RING, call, lab, plan_of
 
 from mcp_macaroon_middleware.builtin.limits import TEN_YEARS, Limits, read_limit
 from mcp_macaroon_middleware.builtin.memory import SLOTS, MemoryStore
 from mcp_macaroon_middleware.errors import StoreUnavailable
 from mcp_macaroon_middleware.model import Component, Kind, Principal
 from mcp_macaroon_middleware.plugin import Amount
+from mcp_macaroon_middleware.tokens import attenuate, mint, verify
 
 
 @pytest.mark.parametrize(
@@ -122,6 +123,38 @@ def test_no_window_ever_holds_more_than_its_limit(limit: int, steps: list[tuple[
         assert sum(amount for when, amount in charged if at - 10.0 < when <= at) <= limit
 
 
+@pytest.mark.threat("K04")
+@settings(max_examples=150, deadline=None)
+@given(limit=st.integers(1, 50), steps=st.lists(st.tuples(st.floats(0, 7), st.integers(1, 5)), max_size=60))
+def test_no_bucket_ever_gives_more_than_it_holds_and_what_was_refilled(
+    limit: int, steps: list[tuple[float, int]]
+) -> None:
+    import asyncio
+
+    async def run() -> list[tuple[float, int]]:
+        clock = Clock()
+        store = MemoryStore(clock=clock)
+        charged: list[tuple[float, int]] = []
+        for wait, amount in steps:
+            clock.now += wait
+            line = Amount(key="k", amount=amount, limit=limit, window=10.0, refills=True)
+            answer = await store.add([line])
+            if answer.ok:
+                charged.append((clock.now, amount))
+            elif answer.retry_after is not None:
+                clock.now += answer.retry_after + 1e-9
+                assert (await store.add([line])).ok
+                charged.append((clock.now, amount))
+        return charged
+
+    charged = asyncio.run(run())
+    for first, (start, _) in enumerate(charged):
+        given = 0
+        for at, amount in charged[first:]:
+            given += amount
+            assert given <= limit + (at - start) * limit / 10.0 + 1e-3
+
+
 async def test_up_to_64_charges_a_window_is_exact() -> None:
     clock = Clock()
     store = MemoryStore(clock=clock)
@@ -163,7 +196,7 @@ async def test_one_counter_stays_small_whatever_its_limit() -> None:
     for _ in range(5_000):
         clock.now += 0.001
         await store.add([Amount(key="k", amount=1, limit=10**9, window=10.0)])
-    assert len(store._windows["k"].charges) <= 3 * SLOTS
+    assert len(store._windows["wk"].charges) <= 3 * SLOTS
 
 
 @pytest.mark.threat("K12")
@@ -175,6 +208,50 @@ async def test_one_limit_written_twice_counts_once() -> None:
 def by_cost(**params: Any) -> list[Any]:
     rule = {"before": "t", "policy": "rate_limit", "action": "allow", "params": {"limits": "10/minute", **params}}
     return ["bf:t:tool_access:allow", rule]
+
+
+@pytest.mark.threat("K09")
+@pytest.mark.parametrize("per", ["size", "arguments", "arguments.size", "session", [], ["tenant", "tenant"], 5])
+def test_a_limit_is_never_counted_by_what_a_caller_may_choose(per: Any) -> None:
+    with pytest.raises(ValueError, match="per"):
+        Limits.model_validate({"limits": "10/minute", "per": per})
+
+
+async def test_a_burst_passes_at_once_and_no_more_than_the_rate_after_it() -> None:
+    room = lab(by_cost(limits="60/hour", burst=3, cost="size"))
+    outcomes = [(await room.engine.decide(call("t", {"size": size}))).allowed for size in (1, 2, 1)]
+    assert outcomes == [True, True, False]
+    refusal = (await room.engine.decide(call("t", {"size": 2}))).refusal
+    assert refusal is not None
+    assert refusal.code == "rate_limited"
+    assert refusal.retry_after is not None
+    assert 100 < refusal.retry_after <= 120
+    never = (await room.engine.decide(call("t", {"size": 4}))).refusal
+    assert never is not None
+    assert never.code == "cost_above_limit"
+
+
+@pytest.mark.threat("K12")
+@pytest.mark.parametrize("burst", [0, -1, 1.5, True, "3", 10**10])
+def test_what_is_no_burst_is_refused(burst: Any) -> None:
+    with pytest.raises(ValueError, match="burst"):
+        Limits.model_validate({"limits": "10/minute", "burst": burst})
+
+
+@pytest.mark.threat("K10")
+async def test_a_token_and_all_that_is_narrowed_from_it_have_one_count() -> None:
+    rule = {"before": "t", "policy": "rate_limit", "action": "allow", "params": {"limits": "2/minute", "per": "token"}}
+    room = lab(["bf:t:tool_access:allow", rule])
+    parent = mint(RING, subject="alice", audience="lab")
+    child = attenuate(parent, "bf:other:tool_access:deny")
+    other = mint(RING, subject="alice", audience="lab")
+
+    async def passes(text: str | None) -> bool:
+        token = verify(RING, text, audience="lab") if text is not None else None
+        return (await room.engine.decide(call("t"), token=token)).allowed
+
+    assert [await passes(text) for text in (parent, child, parent, child)] == [True, True, False, False]
+    assert [await passes(text) for text in (other, None, None, None)] == [True, True, True, False]
 
 
 @pytest.mark.threat("K13")

@@ -5,15 +5,18 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mcp_macaroon_middleware.builtin.memory import MemoryStore
 from mcp_macaroon_middleware.config.compile import Compiled, compile_file, compile_source, revision_of
 from mcp_macaroon_middleware.config.source import parse_source, source_of
 from mcp_macaroon_middleware.errors import ConfigError, Diagnostic
 from mcp_macaroon_middleware.host.discovery import DiscoveryOptions, discover
+from mcp_macaroon_middleware.plugin import StoreType
 
 Write = Callable[..., Path]
 
@@ -231,6 +234,30 @@ def test_a_rule_that_can_never_match_is_an_error() -> None:
     assert compiled("- bf:method=logging/setLevel:tool_access:allow", "methods: [logging/setLevel]").errors == ()
     nobody = "- {before: a, policy: tool_access, action: allow, for: {subject: x}, except: {subject: x}}"
     assert only_error(nobody).code == "never_matches"
+
+
+PARTS = StoreType(scheme="parts", open=lambda *_: MemoryStore(), partitioned=True)
+
+
+@pytest.mark.parametrize(
+    ("policies", "refused"),
+    [
+        (["bf:a:rate_limit:allow:1/minute", "bf:b:allow_attempts:allow:3"], 0),
+        ([{"per": "server"}, {"per": ["tenant", "component"]}], 0),
+        ([{"per": "principal"}, {"per": "server"}, {"per": "tenant"}], 2),
+    ],
+)
+def test_limits_that_no_cluster_could_charge_at_once_are_told_at_the_start(policies: Any, refused: int) -> None:
+    rules = [
+        each
+        if isinstance(each, str)
+        else {"before": "*", "policy": "rate_limit", "action": "allow", "params": {"limits": "5/minute", **each}}
+        for each in policies
+    ]
+    for store, expected in (("parts://here", refused), ("memory", 0)):
+        file = {"config": {"secret_key": "k" * 40, "audience": "x", "store": store}, "policies": rules}
+        found = compile_file(file, application=[PARTS])
+        assert [d.code for d in found.errors] == ["limits_apart"] * expected
 
 
 def test_10000_rules_compile_in_linear_time() -> None:

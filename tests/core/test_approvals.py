@@ -15,7 +15,8 @@ from mcp_macaroon_middleware.core.clock import SystemClock
 from mcp_macaroon_middleware.core.legs import Asked, Leg
 from mcp_macaroon_middleware.model import Assurance, Grant, Phase
 
-CALL = Call(caller="alice", component="send", definition="d1", arguments="to bob")
+ALICE = '["alice"]'
+CALL = Call(caller=ALICE, component="send", definition="d1", arguments="to bob")
 ASK = Ask(
     rule="r1",
     text="Show email?",
@@ -48,7 +49,7 @@ async def fresh(made: Approvals, **changes: Any) -> Grant:
             id="one",
             key_id=RING.current,
             audience="mail",
-            caller="alice",
+            caller=ALICE,
             phase=Phase.AFTER,
             component="send",
             definition="d1",
@@ -68,7 +69,7 @@ async def fresh(made: Approvals, **changes: Any) -> Grant:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"caller": "bob"},
+        {"caller": '["bob"]'},
         {"phase": Phase.BEFORE},
         {"component": "wipe"},
         {"definition": "d2"},

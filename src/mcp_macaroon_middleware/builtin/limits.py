@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal, get_args
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, StrictInt, field_validator
 
 from ..plugin import Action, Charge, Check, Effect, EnforcerType, Params, Phase, Verdict
 
@@ -14,7 +14,8 @@ UNITS: Final = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
 SHORT: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 TEN_YEARS: Final = 10 * 365 * 86_400
 MOST: Final = 1_000_000_000
-PARTS: Final = ("principal", "component", "client", "tenant", "server")
+Part = Literal["principal", "component", "client", "tenant", "token", "server"]
+PARTS: Final = get_args(Part)
 
 _LIMIT: Final = re.compile(r"([1-9][0-9]{0,8})/(?:([1-9][0-9]{0,5})([smhd])|(second|minute|hour|day))\Z")
 
@@ -38,14 +39,16 @@ def _limit(limit: Any) -> str:
 
 
 class Limits(Params):
-    """One or more limits, all of which hold. By name also `per`: the parts that make up whose count it is, and `cost`:
-    the argument that says how much a call counts, a whole number; a call without it is refused.
+    """One or more limits, all of which hold. By name also `per`: the parts that make up whose count it is, `cost`: the
+    argument that says how much a call counts, a whole number; a call without it is refused. With `burst` a limit is a
+    bucket: it holds that much, and is refilled evenly at the limit's rate.
     """
 
-    named: ClassVar[frozenset[str]] = frozenset({"per", "cost"})
+    named: ClassVar[frozenset[str]] = frozenset({"per", "cost", "burst"})
 
-    per: tuple[Literal["principal", "component", "client", "tenant", "server"], ...] = ("principal", "component")
+    per: tuple[Part, ...] = ("principal", "component")
     cost: str | None = None
+    burst: Annotated[StrictInt, Field(ge=1, le=MOST)] | None = None
     limits: tuple[Annotated[str, BeforeValidator(_limit)], ...] = Field(min_length=1)
 
     @field_validator("limits", mode="before")
@@ -81,9 +84,10 @@ def rate_limit(check: Check[Limits]) -> Verdict:
     cost = 1 if check.params.cost is None else _cost(check, check.params.cost)
     if cost is None:
         return check.refuse("cost_unknown", "The argument that says what this call costs is no whole number above 0.")
-    if cost > min(limit for limit, _ in limits):
+    if cost > (check.params.burst or min(limit for limit, _ in limits)):
         return check.refuse("cost_above_limit", "This call costs more than its limit; it can never succeed.")
-    return Verdict.allow(charges=[_charge(check, limit, check.params.per, amount=cost) for limit in limits])
+    charges = [_charge(check, limit, check.params.per, amount=cost, burst=check.params.burst) for limit in limits]
+    return Verdict.allow(charges=charges)
 
 
 def _cost(check: Check[Limits], argument: str) -> int | None:
@@ -106,15 +110,19 @@ def _charge(
     per: Sequence[str],
     *,
     amount: int = 1,
+    burst: int | None = None,
     code: str = "rate_limited",
     reason: str = "Too many calls; try again later.",
 ) -> Charge:
     count, seconds = limit
+    spec = f"{count}/{seconds}" + (f" {burst}" if burst else "")
     return Charge(
-        key=(check.rule.digest, f"{count}/{seconds}", *(_part(check, part) for part in per)),
+        key=(check.rule.digest, spec, *(_part(check, part) for part in per)),
         amount=amount,
-        limit=count,
-        window=float(seconds),
+        limit=burst or count,
+        window=seconds * (burst or count) / count,
+        per_principal="principal" in per,
+        refills=burst is not None,
         effect=Effect.ASK if check.asks else Effect.DENY,
         code=code,
         reason=reason if not check.asks else f"The limit of {count} in {seconds:,} seconds is reached. Go on?",
@@ -129,11 +137,17 @@ def _part(check: Check[Any], part: str) -> str:
         return request.client or ""
     if part == "tenant":
         return request.principal.tenant or ""
+    if part == "token":
+        return request.token_id or ""
     return "" if part == "server" else request.principal.key
 
 
 def _reads_arguments(params: Any) -> bool:
     return isinstance(params, Limits) and params.cost is not None
+
+
+def _counts_together(params: Any) -> bool:
+    return isinstance(params, Limits) and "principal" not in params.per
 
 
 def _type(name: str, check: Any, params: type[Params], summary: str) -> EnforcerType:
@@ -145,6 +159,7 @@ def _type(name: str, check: Any, params: type[Params], summary: str) -> Enforcer
         phases=frozenset({Phase.BEFORE}),
         attenuates=True,
         reads_arguments=_reads_arguments,
+        counts_together=_counts_together,
         summary=summary,
     )
 

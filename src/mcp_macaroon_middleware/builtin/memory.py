@@ -21,6 +21,8 @@ MAX_ENTRIES: Final = 1_000_000
 MAX_BYTES: Final = 256 * 1024 * 1024
 SLOTS: Final = 64
 SWEPT: Final = 256
+EXACT: Final = 1e-6
+"""What floating point may be off by, in units of a bucket."""
 
 
 @dataclass(slots=True)
@@ -75,6 +77,27 @@ class _Window:
         return now
 
 
+@dataclass(slots=True)
+class _Bucket:
+    """A bucket that is refilled evenly: `ends` is when it is full again, `each` the seconds that one unit takes."""
+
+    each: float
+    ends: float = 0.0
+    noted: float = 0.0
+
+    def used(self, now: float) -> int:
+        """How many units are not there; a unit that is there in part is not."""
+        return max(0, math.ceil((self.ends - now) / self.each - EXACT))
+
+    def add(self, now: float, amount: int, _: float) -> None:
+        """Takes `amount` out."""
+        self.ends = max(self.ends, now) + amount * self.each
+
+    def free_at(self, need: int, now: float) -> float:
+        """The instant at which `need` of what is not there is back."""
+        return self.ends - (self.used(now) - need) * self.each
+
+
 class MemoryStore:
     """A `Store` in memory. Safe for threads; operations never wait. `clock` gives monotonic seconds.
 
@@ -93,7 +116,7 @@ class MemoryStore:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._values: dict[str, _Value] = {}
-        self._windows: dict[str, _Window] = {}
+        self._windows: dict[str, _Window | _Bucket] = {}
         self._ends: list[tuple[float, str, bool]] = []
         self._lock = threading.Lock()
         self._clock = clock
@@ -153,22 +176,24 @@ class MemoryStore:
         with self._lock:
             now = self._begin()
             self._make_room(len(amounts), sum(len(amount.key) for amount in amounts), now)
-            found = [self._windows.get(amount.key) for amount in amounts]
+            keys = [_counter(amount) for amount in amounts]
+            found = [self._windows.get(key) for key in keys]
             used = [window.used(now) if window is not None else 0 for window in found]
             asked: dict[str, int] = {}
             fits = True
-            for amount, there in zip(amounts, used, strict=True):
-                asked[amount.key] = asked.get(amount.key, 0) + amount.amount
-                fits = fits and there + asked[amount.key] <= amount.limit
+            for key, amount, there in zip(keys, amounts, used, strict=True):
+                asked[key] = asked.get(key, 0) + amount.amount
+                fits = fits and there + asked[key] <= amount.limit
             if not fits:
                 return Added(ok=False, used=tuple(used), retry_after=self._retry_after(amounts, asked, now))
-            fresh = {amount.key for amount in amounts if amount.amount and amount.key not in self._windows}
+            pairs = list(zip(keys, amounts, strict=True))
+            fresh = {key for key, amount in pairs if amount.amount and key not in self._windows}
             if fresh:
                 self._take_room(len(fresh), sum(map(len, fresh)))
-            for amount in amounts:
+            for key, amount in pairs:
                 if amount.amount:
-                    self._charge(amount, now)
-            return Added(ok=True, used=tuple(self._used(amount.key, now) for amount in amounts))
+                    self._charge(key, amount, now)
+            return Added(ok=True, used=tuple(self._used(key, now) for key in keys))
 
     async def scan(self, prefix: str, cursor: str | None, n: int) -> tuple[list[tuple[str, Entry]], str | None]:
         """Up to `n` live entries in the order of their keys, after `cursor`."""
@@ -230,7 +255,7 @@ class MemoryStore:
             elif there is not None:
                 self._note(there, key, is_value)
 
-    def _note(self, there: _Value | _Window, key: str, is_value: bool) -> None:
+    def _note(self, there: _Value | _Window | _Bucket, key: str, is_value: bool) -> None:
         """Writes down when an entry ends. Ends that mean nothing any more are cleared away once they are the most."""
         there.noted = there.ends
         heapq.heappush(self._ends, (there.ends, key, is_value))
@@ -264,13 +289,13 @@ class MemoryStore:
         else:
             self._note(fresh, key, True)
 
-    def _charge(self, amount: Amount, now: float) -> None:
-        window = self._windows.get(amount.key)
+    def _charge(self, key: str, amount: Amount, now: float) -> None:
+        window = self._windows.get(key)
         if window is None:
-            window = self._windows[amount.key] = _Window()
+            window = self._windows[key] = _Bucket(amount.window / amount.limit) if amount.refills else _Window()
         window.add(now, amount.amount, amount.window)
         if not now < window.noted <= window.ends:
-            self._note(window, amount.key, False)
+            self._note(window, key, False)
 
     def _used(self, key: str, now: float) -> int:
         window = self._windows.get(key)
@@ -279,12 +304,13 @@ class MemoryStore:
     def _retry_after(self, amounts: Sequence[Amount], asked: dict[str, int], now: float) -> float | None:
         latest = 0.0
         for amount in amounts:
-            wanted = asked[amount.key]
+            key = _counter(amount)
+            wanted = asked[key]
             if wanted > amount.limit:
                 return None
-            over = self._used(amount.key, now) + wanted - amount.limit
+            over = self._used(key, now) + wanted - amount.limit
             if over > 0:
-                latest = max(latest, self._windows[amount.key].free_at(over, now) - now)
+                latest = max(latest, self._windows[key].free_at(over, now) - now)
         return latest
 
     def _make_room(self, entries: int, size: int, now: float) -> None:
@@ -297,6 +323,10 @@ class MemoryStore:
         if (entries and self._entries() + entries > self._max) or size > self._free:
             raise StoreUnavailable("the memory store is full")
         self._free -= size
+
+
+def _counter(amount: Amount) -> str:
+    return ("b" if amount.refills else "w") + amount.key
 
 
 def _open(address: str, context: StoreContext) -> Store:

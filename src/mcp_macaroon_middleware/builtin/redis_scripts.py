@@ -142,6 +142,11 @@ ADD: Final = Script(
     + f"""
 local windows, lines, asked, fits = {{}}, {{}}, {{}}, true
 
+local function bucket(key, each)
+  local full = tonumber(redis.call('GET', key) or 0)
+  return {{each = each, full = full, total = math.max(0, math.ceil((full - now) / each - 1e-6)), charged = false}}
+end
+
 local function read(key)
   local window = {{charges = {{}}, total = 0, charged = false}}
   local raw = redis.call('GET', key)
@@ -156,6 +161,11 @@ local function read(key)
 end
 
 local function charge(window, amount, span)
+  if window.each then
+    window.full = math.ceil(math.max(window.full, now) + amount * window.each)
+    window.total, window.charged = math.ceil((window.full - now) / window.each - 1e-6), true
+    return
+  end
   local charges, leaves = window.charges, now + span
   if #charges >= {SLOTS} then
     local slot = math.ceil(span / {SLOTS})
@@ -172,6 +182,11 @@ local function charge(window, amount, span)
 end
 
 local function write(key, window)
+  if window.each then
+    local left = math.ceil((window.full - now) / 1000) + 1000
+    redis.call('SET', key, string.format('%.0f', window.full), 'PX', left)
+    return
+  end
   local flat = {{}}
   for _, entry in ipairs(window.charges) do
     flat[#flat + 1], flat[#flat + 2] = entry[1], entry[2]
@@ -181,6 +196,7 @@ local function write(key, window)
 end
 
 local function free_at(window, need)
+  if window.each then return window.full - (window.total - need) * window.each end
   for _, entry in ipairs(window.charges) do
     need = need - entry[2]
     if need <= 0 then return entry[1] end
@@ -200,16 +216,17 @@ local function retry_after()
 end
 
 for i = 2, #KEYS do
-  local at, key = 3 * (i - 2), KEYS[i]
+  local at, key = 4 * (i - 2), KEYS[i]
   local line = {{key = key, amount = tonumber(ARGV[at + 1]), limit = tonumber(ARGV[at + 2])}}
   line.span = tonumber(ARGV[at + 3])
-  windows[key] = windows[key] or read(key)
+  local refills = ARGV[at + 4] == '1'
+  windows[key] = windows[key] or (refills and bucket(key, line.span / math.max(line.limit, 1)) or read(key))
   lines[#lines + 1] = line
   asked[key] = (asked[key] or 0) + line.amount
   fits = fits and windows[key].total + asked[key] <= line.limit
 end
 
-local answer = {{fits and 1 or 0, fits and 0 or retry_after()}}
+local answer = {{fits and 1 or 0, fits and 0 or math.ceil(retry_after())}}
 if fits then
   for _, line in ipairs(lines) do
     if line.amount > 0 then charge(windows[line.key], line.amount, line.span) end
@@ -223,4 +240,6 @@ for _, line in ipairs(lines) do answer[#answer + 1] = windows[line.key].total en
 return answer
 """
 )
-"""Keys: the prefix, then one for each line. Arguments: amount, limit and window in microseconds for each line."""
+"""Keys: the prefix, then one for each line. Arguments, for each: amount, limit, window in microseconds, 1 for a bucket.
+
+A window holds when each charge leaves it; a bucket, when it is full again."""

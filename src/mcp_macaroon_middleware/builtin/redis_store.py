@@ -95,7 +95,7 @@ class RedisStore:
         for amount in amounts:
             if amount.amount < 0 or amount.limit < 0 or not 0 < amount.window < math.inf:
                 raise ValueError("amounts and limits are 0 or more, windows a number of seconds above 0")
-        keys = (self._base + b"c:" + _bytes(amount.key) for amount in amounts)
+        keys = (self._base + (b"b:" if amount.refills else b"c:") + _bytes(amount.key) for amount in amounts)
         lines = [number for amount in amounts for number in _line(amount)]
         ok, wait, *used = await self._link().run(scripts.ADD, (self._base, *keys), lines)
         return Added(ok=ok == 1, used=tuple(used), retry_after=None if wait < 0 else wait / 1_000_000)
@@ -181,10 +181,10 @@ def _milliseconds(ttl: float) -> int:
     return math.ceil(min(ttl, _LONGEST) * 1000)
 
 
-def _line(amount: Amount) -> tuple[int, int, int]:
+def _line(amount: Amount) -> tuple[int, int, int, int]:
     """A line as the script counts: what is above its largest number is refused, whatever the limit."""
     window = math.ceil(min(amount.window, _LONGEST) * 1_000_000)
-    return min(amount.amount, _MOST + 1), min(amount.limit, _MOST), window
+    return min(amount.amount, _MOST + 1), min(amount.limit, _MOST), window, int(amount.refills)
 
 
 def _open(address: str, context: StoreContext) -> Store:

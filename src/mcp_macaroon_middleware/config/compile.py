@@ -18,6 +18,7 @@ from ..host.registry import Registry
 from ..model import Rule
 from ..plugin.contract import StoreType
 from .advice import Rules, advise
+from .counting import apart
 from .places import DataPath, Source
 from .policies import PROVIDERS, PlacedRule, problem_diagnostic, read_rules
 from .sections import (
@@ -109,6 +110,7 @@ def compile_source(
         *rule_problems,
         *plan_problems,
         *_unset(source, settings, placed, found.registry, sections, audit, store),
+        *apart(source, placed, plan, store),
         *advise(rules),
     )
     diagnostics = _ordered(everything)

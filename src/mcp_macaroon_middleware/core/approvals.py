@@ -20,6 +20,7 @@ from pydantic_core import to_jsonable_python
 
 from ..errors import TokenInvalid
 from ..model import ONCE, PERIOD, Assurance, Caller, Component, Grant, Phase, thawed
+from ..model.subjects import place_of
 from ..plugin.contract import Amount, Clock, Entry, Store
 from ..plugin.namespace import Namespaced
 from ..tokens import KeyRing
@@ -100,13 +101,16 @@ class Approvals:
         return hmac.digest(self._keys.derive("digest", self._audience), text, hashlib.sha256).hex()[:40]
 
     def _grant_name(self, call: Call, phase: Phase, rule: str, part: str, scope: str) -> str:
-        return "grant/" + self._digest("grant", call.caller, phase.value, call.component, rule, part, scope)
+        return f"grant/{_place(call.caller)}/" + self._digest(
+            "grant", call.caller, phase.value, call.component, rule, part, scope
+        )
 
     def _decline_name(self, call: Call, phase: Phase, rule: str) -> str:
-        return "declined/" + self._digest("declined", call.caller, phase.value, call.component, rule, call.arguments)
+        digest = self._digest("declined", call.caller, phase.value, call.component, rule, call.arguments)
+        return f"declined/{_place(call.caller)}/{digest}"
 
     def _leg_name(self, caller: str, leg_id: str) -> str:
-        return f"leg/{self._digest('caller', caller)}/{leg_id}"
+        return f"leg/{_place(caller)}/{self._digest('caller', caller)}/{leg_id}"
 
     # --- how questions stand --------------------------------------------------------------------------------------
 
@@ -277,7 +281,7 @@ class Approvals:
         """
         terms = settings.approvals
         line = Amount(
-            key="asked/" + self._digest("asked", principal),
+            key=f"asked/{place_of(principal)}/" + self._digest("asked", principal),
             amount=1,
             limit=terms.max_pending,
             window=float(terms.timeout),
@@ -350,6 +354,12 @@ class _Look:
     found: Mapping[str, Entry | None]
     since: float
     serves: Serves
+
+
+def _place(caller: str) -> str:
+    """Where a store that is spread over machines keeps what is this caller's: beside all else of the principal's."""
+    principal: str = json.loads(caller)[0]
+    return place_of(principal)
 
 
 def _scopes(call: Call, ask: Ask) -> tuple[str, str]:

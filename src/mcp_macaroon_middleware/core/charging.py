@@ -35,11 +35,11 @@ async def charge(
     return await _add(store, decision, lines) if lines else None
 
 
-async def look(store: Store, lines: Sequence[Line]) -> list[Line]:
+async def look(store: Store, decision: Decision, lines: Sequence[Line]) -> list[Line]:
     """The limits that this call would pass, without charging any."""
     if not lines:
         return []
-    amounts = [replace(_amount(check, charge), amount=0) for check, charge in lines]
+    amounts = [replace(_amount(decision, check, charge), amount=0) for check, charge in lines]
     there = await store.add(amounts)
     return [
         (check, charge)
@@ -62,7 +62,7 @@ def more(lines: Sequence[Line]) -> list[tuple[BoundCheck, Verdict]]:
 
 
 async def _add(store: Store, decision: Decision, charges: Sequence[Line]) -> Refusal | None:
-    added = await store.add([_amount(check, charge) for check, charge in charges])
+    added = await store.add([_amount(decision, check, charge) for check, charge in charges])
     if added.ok:
         return None
     over = [
@@ -78,8 +78,16 @@ async def _add(store: Store, decision: Decision, charges: Sequence[Line]) -> Ref
     return Refusal(code=charge.code, reason=reason, policy=check.enforcer.name, retry_after=added.retry_after)
 
 
-def _amount(check: BoundCheck, charge: Charge) -> Amount:
-    """One line for the store; a token's counters are its own, never the operator's."""
+def _amount(decision: Decision, check: BoundCheck, charge: Charge) -> Amount:
+    """One line for the store; a token's counters are its own, never the operator's.
+
+    What is counted for each principal apart begins with its place; what is not has none, and so has one for all.
+    """
     owner = ["token", *check.scope] if check.from_token else ["operator"]
+    if charge.per_principal:
+        owner.append(decision.request.principal.key)
     key = json.dumps(["limit", check.enforcer.name, owner, list(charge.key)], ensure_ascii=True)
-    return Amount(key=key, amount=charge.amount, limit=charge.limit, window=charge.window)
+    place = decision.request.principal.place if charge.per_principal else ""
+    return Amount(
+        key=place + key, amount=charge.amount, limit=charge.limit, window=charge.window, refills=charge.refills
+    )

@@ -148,7 +148,7 @@ class PolicyEngine:
         """
         decision = Decision(
             effect=Effect.DENY,
-            request=request,
+            request=request.replace(token_id=token.lineage[0]) if token is not None and token.lineage else request,
             plan=self._plan,
             lineage=token.lineage if token is not None else (),
             token=token,
@@ -226,7 +226,7 @@ class PolicyEngine:
             return self._refused(decision, refusal)
         tallies = (holder,) if decision.plan.settings.mode == "shadow" else (operator, holder)
         lines = [line for tally in tallies for line in tally.charges]
-        passed = [] if decision.charged else await charging.look(self._store, lines)
+        passed = [] if decision.charged else await charging.look(self._store, decision, lines)
         closed = [(check, line) for check, line in passed if line.effect is Effect.DENY]
         refusal = await charging.refused(self._store, decision, closed) if closed else None
         if refusal is not None:

@@ -27,12 +27,16 @@ class Charge:
     """A limit to look at and, when the component runs, to charge: at most `limit` in any `window` seconds.
 
     `key` parts are plain texts, kept apart by the store. `effect` is what happens when it does not fit: DENY or ASK.
+    `per_principal` counts for each principal apart, and lies where all of a principal's records lie. `refills` makes it
+    a bucket that holds `limit` and is refilled evenly in `window` seconds.
     """
 
     key: tuple[str, ...]
     amount: int = 1
     limit: int
     window: float
+    per_principal: bool = False
+    refills: bool = False
     effect: Effect = Effect.DENY
     code: str = "rate_limited"
     reason: str = "Too many calls."

@@ -27,7 +27,8 @@ class RequestContext:
     """One request as every check sees it: who, what, with which arguments, when, from where. Immutable.
 
     `at` is an aware datetime in UTC. `arguments` are in the leaf component's own names and values (after validation);
-    they are empty while argument-free rules are judged. `nested` says that a component called this one. What else the
+    they are empty while argument-free rules are judged. `nested` says that a component called this one. `token_id` is
+    the id of the token that was minted, which everything narrowed from it bears too; None without one. What else the
     host knows can be given as keyword arguments and is read as attributes (`context.ip_address`), or in `extras`.
 
     The `repr` names the request, principal and component, and never shows arguments, claims or extras (law L7).
@@ -44,6 +45,7 @@ class RequestContext:
         "id",
         "nested",
         "principal",
+        "token_id",
     )
 
     id: str
@@ -55,6 +57,7 @@ class RequestContext:
     at: datetime
     client_address: str | None
     nested: bool
+    token_id: str | None
     extras: Mapping[str, Any]
 
     def __init__(
@@ -69,6 +72,7 @@ class RequestContext:
         client_address: str | None = None,
         at: datetime | None = None,
         nested: bool = False,
+        token_id: str | None = None,
         id: str | None = None,
         **extras: Any,
     ) -> None:
@@ -84,6 +88,7 @@ class RequestContext:
         put(self, "at", at or datetime.now(UTC))
         put(self, "client_address", client_address)
         put(self, "nested", nested)
+        put(self, "token_id", token_id)
         put(self, "extras", MappingProxyType(extras) if extras else EMPTY)
 
     def __setattr__(self, name: str, value: Any) -> None:

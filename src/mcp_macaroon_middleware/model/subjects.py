@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from typing import Final
@@ -27,6 +28,11 @@ class Principal:
         """An unambiguous text of all four parts, for store keys and digests."""
         return json.dumps([self.kind, self.namespace, self.subject, self.tenant], ensure_ascii=True)
 
+    @property
+    def place(self) -> str:
+        """Where a store that is spread over machines keeps what is this principal's alone: `{xyz}`, one of 4,096."""
+        return place_of(self.key)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
@@ -43,6 +49,11 @@ class Caller:
     def key(self) -> str:
         """An unambiguous text of all parts, for store keys and digests."""
         return json.dumps([self.principal.key, self.client, list(self.lineage)], ensure_ascii=True)
+
+
+def place_of(principal: str) -> str:
+    """The place of a principal by its key; too short to tell who it is."""
+    return "{" + hashlib.sha256(principal.encode("utf-8", "surrogatepass")).hexdigest()[:3] + "}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -71,13 +71,15 @@ class Entry:
 class Amount:
     """One line of `Store.add`: add `amount` to `key` unless its sum over the last `window` seconds would pass `limit`.
 
-    With `amount` 0 nothing is charged and the answer says how full the window is.
+    With `amount` 0 nothing is charged and the answer says how full the window is. `refills`: `key` is a bucket instead,
+    which holds `limit` and is refilled evenly, all of it in `window` seconds; windows and buckets share no keys.
     """
 
     key: str
     amount: int
     limit: int
     window: float
+    refills: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +107,7 @@ class Store(Protocol):
     shared: bool
 
     async def get(self, keys: Sequence[str]) -> list[Entry | None]:
-        """The live entries of `keys`, in their order, read at one instant."""
+        """The live entries of `keys`, in their order; those of one part (see `StoreType`) read at one instant."""
 
     async def put(self, key: str, value: bytes, ttl: float) -> None:
         """Sets `key`, whatever was there; gone after `ttl` seconds."""
@@ -212,6 +214,7 @@ class EnforcerType:
     what is wrong, or None. `may_withhold`, for after-checks, says which edits (params, action) can ever yield, so that
     published output schemas stay true; without it every field may leave. `idle` are actions that refuse and withhold
     nothing: in a token they are an error, since a caveat that cannot refuse anything has no business there.
+    `counts_together` says of params, for enforcers that charge, whether several principals share their counts.
     """
 
     name: str
@@ -233,6 +236,7 @@ class EnforcerType:
     validate: Callable[[Any, Action, Phase], str | None] | None = None
     may_withhold: Callable[[Any, Action], Sequence[Edit]] | None = None
     idle: frozenset[Action] = frozenset()
+    counts_together: Callable[[Any], bool] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,11 +253,16 @@ class StoreContext:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreType:
-    """A contribution: a kind of store, by the scheme of its address (`memory`, `redis`, …)."""
+    """A contribution: a kind of store, by the scheme of its address (`memory`, `redis`, …).
+
+    `partitioned`: it lies in parts, and one operation charges one part alone. What a key has between its first braces
+    (`{…}`) says which part it belongs to; keys without any belong together.
+    """
 
     scheme: str
     open: Callable[[str, StoreContext], Store]
     settings: type[Settings] | None = None
+    partitioned: bool = False
     summary: str = ""
 
 

@@ -52,6 +52,7 @@ def enforcer(
     validate: Callable[[Any, Action, Phase], str | None] | None = None,
     may_withhold: Callable[[Any, Action], Sequence[Edit]] | None = None,
     idle: Iterable[Action] = (),
+    counts_together: Callable[[Any], bool] | None = None,
 ) -> Callable[[Callable[[Check[P]], Verdict | Awaitable[Verdict]]], EnforcerType]:
     """Makes an `EnforcerType` of a function that takes one `Check` and returns a `Verdict`, sync or async.
 
@@ -80,6 +81,7 @@ def enforcer(
             validate=validate,
             may_withhold=may_withhold,
             idle=frozenset(map(Action, idle)),
+            counts_together=counts_together,
         )
 
     return decorate

@@ -256,6 +256,48 @@ class StoreContract:
             for key in HOSTILE:
                 assert (await store.add([_line(key, 1, 1)])).ok, repr(key)
 
+    async def test_a_bucket_holds_its_limit_and_is_refilled_evenly(self) -> None:
+        async with self.open_store() as store:
+            window = self.tick * 8
+            line = Amount(key="k", amount=1, limit=4, window=window, refills=True)
+            began = await store.now()
+            answers = [await store.add([line]) for _ in range(5)]
+            assert [answer.ok for answer in answers] == [True] * 4 + [False]
+            last = answers[-1]
+            assert last.used == (4,)
+            assert last.retry_after is not None
+            assert 0 < last.retry_after <= window / 4
+            passed = 4
+            for _ in range(16):
+                await self.advance(self.tick / 2)
+                passed += (await store.add([line])).ok
+            gone = await store.now() - began
+            margin = 0.02 if self.tick < 1 else 0.0
+            assert 4 < passed <= 4 + (gone + margin) / (window / 4)
+
+    async def test_a_bucket_says_when_it_has_room(self) -> None:
+        async with self.open_store() as store:
+            line = Amount(key="k", amount=3, limit=4, window=self.tick * 4, refills=True)
+            assert (await store.add([line])).ok
+            answer = await store.add([line])
+            assert (answer.ok, answer.used) == (False, (3,))
+            assert answer.retry_after is not None
+            await self.advance(answer.retry_after + self.tick / 10)
+            assert (await store.add([line])).ok
+            never = Amount(key="k", amount=5, limit=4, window=LONG, refills=True)
+            assert (await store.add([never])).retry_after is None
+
+    async def test_buckets_and_windows_are_charged_together_or_not_at_all_and_share_no_keys(self) -> None:
+        async with self.open_store() as store:
+            bucket = Amount(key="k", amount=1, limit=2, window=LONG, refills=True)
+            assert (await store.add([bucket, _line("k", 1, 9)])).used == (1, 1)
+            assert (await store.add([bucket, _line("k", 1, 1)])).ok is False
+            look = Amount(key="k", amount=0, limit=2, window=LONG, refills=True)
+            assert (await store.add([look, _line("k", 0, 9)])).used == (1, 1)
+            assert (await store.add([bucket, bucket])).ok is False
+            assert (await store.add([bucket])).ok
+            assert (await store.add([bucket])).ok is False
+
     # --- scan -----------------------------------------------------------------------------------------------------
 
     async def test_scan_pages_through_every_key_once(self) -> None:
