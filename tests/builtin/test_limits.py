@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from lab import ALICE, BOB, RING, call, lab, plan_of
 
 from mcp_macaroon_middleware.builtin.limits import TEN_YEARS, Limits, read_limit
-from mcp_macaroon_middleware.builtin.memory import SLOTS, MemoryStore
+from mcp_macaroon_middleware.builtin.memory import MemoryStore
+from mcp_macaroon_middleware.builtin.windows import SLOTS
 from mcp_macaroon_middleware.errors import StoreUnavailable
 from mcp_macaroon_middleware.model import Component, Kind, Principal
 from mcp_macaroon_middleware.plugin import Amount

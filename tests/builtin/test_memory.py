@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcp_macaroon_middleware.builtin.memory import SLOTS, SWEPT, TYPE, MemoryStore
+from mcp_macaroon_middleware.builtin.memory import SWEPT, TYPE, MemoryStore
+from mcp_macaroon_middleware.builtin.windows import SLOTS
 from mcp_macaroon_middleware.errors import StoreUnavailable
 from mcp_macaroon_middleware.plugin import Amount, Namespaced, StoreContext
 

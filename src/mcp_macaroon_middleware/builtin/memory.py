@@ -10,19 +10,16 @@ import heapq
 import math
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 from ..plugin import Added, Amount, Entry, Store, StoreContext, StoreType, StoreUnavailable
+from .windows import Counter, check_amounts, fresh, name_of, refusal
 
 MAX_ENTRIES: Final = 1_000_000
 MAX_BYTES: Final = 256 * 1024 * 1024
-SLOTS: Final = 64
 SWEPT: Final = 256
-EXACT: Final = 1e-6
-"""What floating point may be off by, in units of a bucket."""
 
 
 @dataclass(slots=True)
@@ -33,69 +30,6 @@ class _Value:
     version: str
     ends: float
     noted: float = 0.0  # the end that the heap knows, at which the entry is looked at again
-
-
-@dataclass(slots=True)
-class _Window:
-    """A sliding window: charges by the instant at which they leave it, and their sum.
-
-    The first `SLOTS` charges are exact. Past that, charges leave at the end of a slot of 1/`SLOTS` of the window, so
-    the window is late by that much at most, never more generous than its limit, and bounded whatever the limit is.
-    """
-
-    ends: float = 0.0
-    noted: float = 0.0
-    total: int = 0
-    charges: deque[tuple[float, int]] = field(default_factory=deque)
-
-    def used(self, now: float) -> int:
-        """The sum of what has not left the window."""
-        charges = self.charges
-        while charges and charges[0][0] <= now:
-            self.total -= charges.popleft()[1]
-        return self.total
-
-    def add(self, now: float, amount: int, window: float) -> None:
-        """Charges `amount` from now on."""
-        leaves = now + window
-        if len(self.charges) >= SLOTS:
-            slot = window / SLOTS
-            leaves = math.ceil(leaves / slot) * slot
-        there = 0
-        if self.charges and self.charges[-1][0] >= leaves:
-            leaves, there = self.charges.pop()
-        self.charges.append((leaves, there + amount))
-        self.total += amount
-        self.ends = max(self.ends, leaves)
-
-    def free_at(self, need: int, now: float) -> float:
-        """The instant at which `need` of the sum has left."""
-        for leaves, amount in self.charges:
-            need -= amount
-            if need <= 0:
-                return leaves
-        return now
-
-
-@dataclass(slots=True)
-class _Bucket:
-    """A bucket that is refilled evenly: `ends` is when it is full again, `each` the seconds that one unit takes."""
-
-    each: float
-    ends: float = 0.0
-    noted: float = 0.0
-
-    def used(self, now: float) -> int:
-        """How many units are not there; a unit that is there in part is not."""
-        return max(0, math.ceil((self.ends - now) / self.each - EXACT))
-
-    def add(self, now: float, amount: int, _: float) -> None:
-        """Takes `amount` out."""
-        self.ends = max(self.ends, now) + amount * self.each
-
-    def free_at(self, need: int, now: float) -> float:
-        """The instant at which `need` of what is not there is back."""
-        return self.ends - (self.used(now) - need) * self.each
 
 
 class MemoryStore:
@@ -116,7 +50,7 @@ class MemoryStore:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._values: dict[str, _Value] = {}
-        self._windows: dict[str, _Window | _Bucket] = {}
+        self._windows: dict[str, Counter] = {}
         self._ends: list[tuple[float, str, bool]] = []
         self._lock = threading.Lock()
         self._clock = clock
@@ -170,30 +104,22 @@ class MemoryStore:
 
     async def add(self, amounts: Sequence[Amount]) -> Added:
         """Charges every line or none; see `Store.add`. Raises `ValueError` for amounts, limits or windows below 0."""
-        for amount in amounts:
-            if amount.amount < 0 or amount.limit < 0 or not 0 < amount.window < math.inf:
-                raise ValueError("amounts and limits are 0 or more, windows a number of seconds above 0")
+        check_amounts(amounts)
         with self._lock:
             now = self._begin()
-            self._make_room(len(amounts), sum(len(amount.key) for amount in amounts), now)
-            keys = [_counter(amount) for amount in amounts]
-            found = [self._windows.get(key) for key in keys]
-            used = [window.used(now) if window is not None else 0 for window in found]
-            asked: dict[str, int] = {}
-            fits = True
-            for key, amount, there in zip(keys, amounts, used, strict=True):
-                asked[key] = asked.get(key, 0) + amount.amount
-                fits = fits and there + asked[key] <= amount.limit
-            if not fits:
-                return Added(ok=False, used=tuple(used), retry_after=self._retry_after(amounts, asked, now))
-            pairs = list(zip(keys, amounts, strict=True))
-            fresh = {key for key, amount in pairs if amount.amount and key not in self._windows}
-            if fresh:
-                self._take_room(len(fresh), sum(map(len, fresh)))
-            for key, amount in pairs:
+            names = [name_of(amount) for amount in amounts]
+            self._make_room(len(amounts), sum(map(len, names)), now)
+            refused = refusal(amounts, {name: self._windows.get(name) for name in names}, now)
+            if refused is not None:
+                return refused
+            pairs = list(zip(names, amounts, strict=True))
+            fresh_names = {name for name, amount in pairs if amount.amount and name not in self._windows}
+            if fresh_names:
+                self._take_room(len(fresh_names), sum(map(len, fresh_names)))
+            for name, amount in pairs:
                 if amount.amount:
-                    self._charge(key, amount, now)
-            return Added(ok=True, used=tuple(self._used(key, now) for key in keys))
+                    self._charge(name, amount, now)
+            return Added(ok=True, used=tuple(self._used(name, now) for name in names))
 
     async def scan(self, prefix: str, cursor: str | None, n: int) -> tuple[list[tuple[str, Entry]], str | None]:
         """Up to `n` live entries in the order of their keys, after `cursor`."""
@@ -255,7 +181,7 @@ class MemoryStore:
             elif there is not None:
                 self._note(there, key, is_value)
 
-    def _note(self, there: _Value | _Window | _Bucket, key: str, is_value: bool) -> None:
+    def _note(self, there: _Value | Counter, key: str, is_value: bool) -> None:
         """Writes down when an entry ends. Ends that mean nothing any more are cleared away once they are the most."""
         there.noted = there.ends
         heapq.heappush(self._ends, (there.ends, key, is_value))
@@ -292,7 +218,7 @@ class MemoryStore:
     def _charge(self, key: str, amount: Amount, now: float) -> None:
         window = self._windows.get(key)
         if window is None:
-            window = self._windows[key] = _Bucket(amount.window / amount.limit) if amount.refills else _Window()
+            window = self._windows[key] = fresh(amount)
         window.add(now, amount.amount, amount.window)
         if not now < window.noted <= window.ends:
             self._note(window, key, False)
@@ -300,18 +226,6 @@ class MemoryStore:
     def _used(self, key: str, now: float) -> int:
         window = self._windows.get(key)
         return window.used(now) if window is not None else 0
-
-    def _retry_after(self, amounts: Sequence[Amount], asked: dict[str, int], now: float) -> float | None:
-        latest = 0.0
-        for amount in amounts:
-            key = _counter(amount)
-            wanted = asked[key]
-            if wanted > amount.limit:
-                return None
-            over = self._used(key, now) + wanted - amount.limit
-            if over > 0:
-                latest = max(latest, self._windows[key].free_at(over, now) - now)
-        return latest
 
     def _make_room(self, entries: int, size: int, now: float) -> None:
         """Drops all that has ended if room is short."""
@@ -323,10 +237,6 @@ class MemoryStore:
         if (entries and self._entries() + entries > self._max) or size > self._free:
             raise StoreUnavailable("the memory store is full")
         self._free -= size
-
-
-def _counter(amount: Amount) -> str:
-    return ("b" if amount.refills else "w") + amount.key
 
 
 def _open(address: str, context: StoreContext) -> Store:

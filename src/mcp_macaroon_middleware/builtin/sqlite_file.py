@@ -1,0 +1,263 @@
+"""The file of a `sqlite` store: how it is opened, what is in it, and the six primitives within one transaction.
+
+It belongs to one thread. It never makes a file anew once it was there: a file that is gone is an error, not an empty
+store. Whatever fails is told by a text of ours, without the path.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import secrets
+import sqlite3
+import struct
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from ..plugin import Added, Amount, Entry, PluginError, StoreUnavailable
+from .sqlite_opening import connect, known, why
+from .windows import Bucket, Counter, Window, fresh, name_of, refusal
+
+PAGE: Final = 4096
+SWEPT: Final = 64
+LONGEST: Final = 100 * 365 * 86_400.0
+"""Seconds; whatever is to last longer lasts this long."""
+_CHARGE: Final = struct.Struct("<dq")
+_BUCKET: Final = struct.Struct("<dd")
+_LARGEST: Final = 2**62
+
+
+class SQLiteFile:
+    """The file, open, as one server (`space`) sees it."""
+
+    def __init__(self, path: Path, space: str, *, timeout: float, max_bytes: int) -> None:
+        self._path = path
+        self._space = space
+        self._timeout = timeout
+        self._pages = max(max_bytes // PAGE, 64)
+        self._link: sqlite3.Connection | None = None
+        self._inode = (0, 0)
+        self.now = 0.0
+
+    def close(self) -> None:
+        """Closes the file."""
+        link, self._link = self._link, None
+        if link is not None:
+            with contextlib.suppress(sqlite3.Error):
+                link.close()
+
+    def begin(self, *, writes: bool) -> None:
+        """Begins a transaction: everything in it happens at one instant, or not at all. Raises `StoreUnavailable`."""
+        try:
+            link = self._open()
+            link.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
+            ((seen, boot, then),) = link.execute("SELECT seen, boot, ticks FROM clock")
+        except (sqlite3.Error, ValueError) as error:
+            self.abandon()
+            raise StoreUnavailable(f"the sqlite store cannot be used: {why(error)}") from None
+        self.now = max(self.now, _now(seen, boot, then))
+
+    def commit(self, *, writes: bool) -> None:
+        """Ends the transaction; when it returns, what was written is on the disk. Raises `StoreUnavailable`."""
+        link = self._there()
+        try:
+            if writes:
+                link.execute("UPDATE clock SET seen = ?, boot = ?, ticks = ?", (self.now, boot_id(), ticks()))
+                self._sweep(link, SWEPT)
+            link.execute("COMMIT")
+        except sqlite3.Error as error:
+            self.abandon()
+            raise StoreUnavailable(f"the sqlite store cannot be used: {why(error)}") from None
+
+    def abandon(self) -> None:
+        """Undoes the transaction, and opens the file anew at the next."""
+        if self._link is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._link.execute("ROLLBACK")
+        self.close()
+
+    def _open(self) -> sqlite3.Connection:
+        """The connection, made anew where the file at the path is another. Raises `StoreUnavailable` without a file."""
+        try:
+            there = os.stat(self._path, follow_symlinks=False)
+        except OSError as error:
+            self.close()
+            raise StoreUnavailable(f"the file of the sqlite store is gone ({error.strerror})") from None
+        inode = (there.st_dev, there.st_ino)
+        if self._link is None or inode != self._inode:
+            self.close()
+            link = connect(self._path, self._timeout)
+            self._link, self._inode = link, inode
+            try:
+                ours = known(link)
+            except PluginError as error:
+                self.close()
+                raise StoreUnavailable(f"the sqlite store cannot be used: {error}") from None
+            if not ours:
+                self.close()
+                raise StoreUnavailable("the file of the sqlite store is empty; start the server anew to make it")
+            link.execute(f"PRAGMA max_page_count = {self._pages}")
+        return self._link
+
+    def clear(self) -> None:
+        """Drops all that has ended. Raises `StoreUnavailable`."""
+        self.begin(writes=True)
+        try:
+            self._sweep(self._there(), -1)
+        except sqlite3.Error as error:
+            self.abandon()
+            raise StoreUnavailable(f"the sqlite store cannot be used: {why(error)}") from None
+        self.commit(writes=True)
+
+    def _there(self) -> sqlite3.Connection:
+        if self._link is None:
+            raise StoreUnavailable("the sqlite store has no transaction open")
+        return self._link
+
+    def _sweep(self, link: sqlite3.Connection, most: int) -> None:
+        """Drops some of what has ended."""
+        for table in ("records", "counters"):
+            gone = f"SELECT space, key FROM {table} WHERE ends <= ? ORDER BY ends LIMIT ?"  # noqa: S608 - our own names
+            link.execute(f"DELETE FROM {table} WHERE (space, key) IN ({gone})", (self.now, most))  # noqa: S608
+
+    # --- the primitives, within a transaction -----------------------------------------------------------------------
+
+    def get(self, keys: Sequence[str]) -> list[Entry | None]:
+        """The live entries of `keys`, in their order."""
+        return [self._entry(_bytes(key)) for key in keys]
+
+    def put(self, key: str, value: bytes, ttl: float) -> None:
+        """Sets `key`."""
+        ends = self.now + min(ttl, LONGEST)
+        row = (self._space, _bytes(key), value, secrets.token_hex(16), ends)
+        self._there().execute("INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?, ?)", row)
+
+    def swap(self, key: str, version: str | None, value: bytes, ttl: float) -> bool:
+        """Sets `key` only over this version."""
+        there = self._entry(_bytes(key))
+        if (there.version if there is not None else None) != version:
+            return False
+        self.put(key, value, ttl)
+        return True
+
+    def take(self, key: str) -> bytes | None:
+        """Removes `key` and returns its value."""
+        there = self._entry(_bytes(key))
+        if there is None:
+            return None
+        self._there().execute("DELETE FROM records WHERE space = ? AND key = ?", (self._space, _bytes(key)))
+        return there.value
+
+    def add(self, amounts: Sequence[Amount]) -> Added:
+        """Charges every line, or none."""
+        counters: dict[str, Counter] = {}
+        for amount in amounts:
+            name = name_of(amount)
+            if name not in counters:
+                counters[name] = self._counter(name, amount)
+        refused = refusal(amounts, counters, self.now)
+        if refused is not None:
+            return refused
+        charged = set()
+        for amount in amounts:
+            if amount.amount:
+                name = name_of(amount)
+                counters[name].add(self.now, amount.amount, min(amount.window, LONGEST))
+                charged.add(name)
+        for name in charged:
+            row = (self._space, _bytes(name), _packed(counters[name]), counters[name].ends)
+            self._there().execute("INSERT OR REPLACE INTO counters VALUES (?, ?, ?, ?)", row)
+        return Added(ok=True, used=tuple(counters[name_of(amount)].used(self.now) for amount in amounts))
+
+    def scan(self, prefix: str, cursor: str | None, n: int) -> tuple[list[tuple[str, Entry]], str | None]:
+        """Up to `n` live entries in the order of their keys, after `cursor`."""
+        start, after = _bytes(prefix), _bytes(cursor) if cursor is not None else None
+        rows = self._there().execute(
+            "SELECT key, value, version FROM records WHERE space = ? AND key >= ? AND key < ? AND ends > ?"
+            " AND (? IS NULL OR key > ?) ORDER BY key LIMIT ?",
+            (self._space, start, start + b"\xff", self.now, after, after, n + 1),
+        )
+        found = [(_text(key), Entry(value=value, version=version)) for key, value, version in rows]
+        return found[:n], found[n - 1][0] if len(found) > n else None
+
+    def _entry(self, key: bytes) -> Entry | None:
+        row = (
+            self._there()
+            .execute(
+                "SELECT value, version FROM records WHERE space = ? AND key = ? AND ends > ?",
+                (self._space, key, self.now),
+            )
+            .fetchone()
+        )
+        return Entry(value=row[0], version=row[1]) if row is not None else None
+
+    def _counter(self, name: str, amount: Amount) -> Counter:
+        row = (
+            self._there()
+            .execute(
+                "SELECT state FROM counters WHERE space = ? AND key = ? AND ends > ?",
+                (self._space, _bytes(name), self.now),
+            )
+            .fetchone()
+        )
+        return fresh(amount) if row is None else _unpacked(row[0], bucket=amount.refills)
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
+
+
+def _now(seen: float, boot: str, then: float) -> float:
+    """The store's own time: it goes on from the last instant that the file knows, as this machine's uptime does.
+
+    So a wall clock that is set changes nothing. It counts after a start of the machine, and never takes time back.
+    """
+    return seen + max(0.0, ticks() - then) if boot == boot_id() else max(seen, time.time())
+
+
+@functools.cache
+def boot_id() -> str:
+    """What tells one start of this machine from another; without such a thing, one process from another."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except (OSError, ValueError):
+        return secrets.token_hex(16)
+
+
+def ticks() -> float:
+    """Seconds of this machine's uptime, sleep included where the system counts it; they never go back."""
+    boot = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.clock_gettime(boot) if boot is not None else time.monotonic()
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _text(key: Any) -> str:
+    try:
+        return bytes(key).decode("utf-8", "surrogatepass")
+    except (ValueError, TypeError):
+        raise StoreUnavailable("the sqlite file holds what this store did not write") from None
+
+
+def _packed(counter: Counter) -> bytes:
+    if isinstance(counter, Bucket):
+        return _BUCKET.pack(counter.each, counter.ends)
+    return b"".join(_CHARGE.pack(leaves, min(amount, _LARGEST)) for leaves, amount in counter.charges)
+
+
+def _unpacked(state: Any, *, bucket: bool) -> Counter:
+    try:
+        if bucket:
+            each, ends = _BUCKET.unpack(state)
+            return Bucket(each, ends)
+        charges = deque(_CHARGE.iter_unpack(state))
+    except (struct.error, TypeError):
+        raise StoreUnavailable("the sqlite file holds what this store did not write") from None
+    return Window(
+        ends=max((leaves for leaves, _ in charges), default=0.0), total=sum(n for _, n in charges), charges=charges
+    )
