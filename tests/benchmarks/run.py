@@ -21,6 +21,9 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(1, str(ROOT / "tests"))
 
 import basics  # noqa: E402
+import decisions  # noqa: E402
+import redaction  # noqa: E402
+import trips  # noqa: E402
 import verifying  # noqa: E402
 from measuring import Bench  # noqa: E402
 
@@ -31,6 +34,9 @@ TABLES: dict[str, Callable[[Bench], Any]] = {
     "rules": basics.rules,
     "calls": basics.calls,
     "lists": basics.lists,
+    "decisions": decisions.decisions,
+    "redaction": redaction.redaction,
+    "trips": trips.trips,
     "verifying": lambda bench: verifying.measure(bench.rounds(1_000)),
 }
 SHORT = ("added", "rules", "calls", "lists", "verifying")
