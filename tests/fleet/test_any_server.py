@@ -48,7 +48,7 @@ async def test_every_leg_may_go_to_another_server(store: str, tmp_path: Path) ->
             assert await answered(first, held, "user", id=7) in USED
             assert made.done["user-7"] == 1
             no = await question(first, to="dave")
-            assert await answered(second, no, says="no", to="dave") == "declined"
+            assert await answered(second, no, says="deny", to="dave") == "declined"
             assert await outcome(first, "send", to="dave") == "declined"
             assert "send-dave" not in made.done
             period = await question(second, to="carol")
