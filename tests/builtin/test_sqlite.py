@@ -356,6 +356,35 @@ async def test_a_record_that_this_store_did_not_write_is_an_error_for_that_key_a
         assert both[1] == b"1"
 
 
+@pytest.mark.threat("FI7")
+@pytest.mark.parametrize(
+    "damage", ["UPDATE clock SET seen = 'x'", "UPDATE clock SET seen = 9e999, ticks = 0", "DELETE FROM clock"]
+)
+async def test_a_clock_that_is_damaged_is_an_error_at_once_and_one_that_is_mended_goes_on(
+    damage: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "state.db"
+
+    def change(*statements: str) -> None:
+        link = sqlite3.connect(path, isolation_level=None)
+        for statement in statements:
+            link.execute(statement)
+        link.close()
+
+    async with opened(path, timeout=30.0) as store:
+        await store.put("k", b"1", 600)
+        change("CREATE TABLE kept AS SELECT * FROM clock", damage)
+        began = time.monotonic()
+        for work in (store.get(["k"]), store.put("k", b"2", 60), store.take("k")):
+            with pytest.raises(StoreUnavailable, match="did not write"):
+                await work
+        assert time.monotonic() - began < 10
+        change("DELETE FROM clock", "INSERT INTO clock SELECT * FROM kept", "DROP TABLE kept")
+        (entry,) = await store.get(["k"])
+        assert entry is not None
+        assert entry.value == b"1"
+
+
 @pytest.mark.threat("FI5", "FI20")
 async def test_a_file_that_is_gone_is_never_made_anew_while_the_server_runs(tmp_path: Path) -> None:
     path = tmp_path / "state.db"
@@ -370,6 +399,22 @@ async def test_a_file_that_is_gone_is_never_made_anew_while_the_server_runs(tmp_
         replaced(path, b"")
         with pytest.raises(StoreUnavailable, match="empty"):
             await store.get(["k"])
+
+
+async def test_a_link_that_takes_the_place_of_the_file_is_not_followed(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    (tmp_path / "elsewhere").mkdir()
+    other = tmp_path / "elsewhere" / "other.db"
+    prepare(other)
+    before = contents(other)
+    async with opened(path) as store:
+        await store.put("k", b"1", 600)
+        path.unlink()
+        path.symlink_to(other)
+        for work in (store.get(["k"]), store.put("k", b"2", 60)):
+            with pytest.raises(StoreUnavailable, match="not a file any more"):
+                await work
+    assert contents(other) == before
 
 
 # --- time -------------------------------------------------------------------------------------------------------------
@@ -415,6 +460,14 @@ async def test_after_a_start_of_the_machine_time_goes_on_and_never_back(
     async with opened(path) as store:
         assert await store.now() >= before
         assert await store.get(["k"]) != [None]
+    uptime[0], boot[0], wall[0] = 10.0, "read only", 1_800_000_000.0 + 200
+    async with opened(path) as store:
+        await store.get(["k"])
+        before = await store.now()
+        wall[0] -= 150
+        assert await store.now() >= before
+    async with opened(path) as store:
+        assert await store.now() >= before
     uptime[0], boot[0], wall[0] = 10.0, "third", 1_800_000_000.0 + 301
     async with opened(path) as store:
         assert await store.get(["k"]) == [None]
@@ -423,7 +476,7 @@ async def test_after_a_start_of_the_machine_time_goes_on_and_never_back(
 # --- growth -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.threat("P03", "N11")
+@pytest.mark.threat("P03")
 async def test_what_has_ended_gives_its_room_back(tmp_path: Path) -> None:
     path = tmp_path / "state.db"
     async with opened(path) as store:
@@ -436,6 +489,54 @@ async def test_what_has_ended_gives_its_room_back(tmp_path: Path) -> None:
         assert link.execute("SELECT count(*) FROM records").fetchone()[0] < 200
         link.close()
         assert size(path) < 8 << 20
+
+
+@pytest.mark.threat("P03")
+async def test_counters_that_have_ended_go_faster_than_new_ones_come(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+
+    def lines(start: int, window: float) -> list[Amount]:
+        return [Amount(key=f"k{start + number}", amount=1, limit=5, window=window) for number in range(1000)]
+
+    async with opened(path, timeout=20.0) as store:
+        for start in range(5):
+            assert (await store.add(lines(1000 * start, 0.1))).ok
+        await asyncio.sleep(0.2)
+        for start in range(5, 8):
+            assert (await store.add(lines(1000 * start, 600.0))).ok
+        link = sqlite3.connect(path)
+        assert link.execute("SELECT count(*) FROM counters").fetchone()[0] == 3000
+        link.close()
+
+
+@pytest.mark.threat("N11")
+async def test_a_list_of_many_is_read_page_by_page_and_no_page_is_large(tmp_path: Path) -> None:
+    async with opened(tmp_path / "state.db", timeout=20.0, max_waiting=2000) as store:
+        for start in range(0, 20_000, 1000):
+            await asyncio.gather(*(store.put(f"g:{start + n:06}", b"x", 600) for n in range(1000)))
+            if start % 5000 == 0:
+                await asyncio.gather(*(store.put(f"{other}{start}", b"x", 600) for other in ("a", "g", "g;", "z")))
+        seen: list[str] = []
+        cursor, pages = None, 0
+        while pages == 0 or cursor is not None:
+            page, cursor = await store.scan("g:", cursor, 500)
+            assert len(page) <= 500
+            seen += [key for key, _ in page]
+            pages += 1
+        assert seen == [f"g:{number:06}" for number in range(20_000)]
+        assert pages == 40
+
+
+@pytest.mark.threat("N11")
+async def test_a_page_of_large_values_ends_by_their_size(tmp_path: Path) -> None:
+    async with opened(tmp_path / "state.db") as store:
+        for number in range(7):
+            await store.put(f"g:{number}", bytes(2 << 20), 600)
+        sizes, cursor = [], None
+        while not sizes or cursor is not None:
+            page, cursor = await store.scan("g:", cursor, 100)
+            sizes.append(len(page))
+        assert sizes == [2, 2, 2, 1]
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------
@@ -470,6 +571,18 @@ def test_a_file_of_another_program_or_of_a_newer_schema_is_left_alone(tmp_path: 
     with pytest.raises(PluginError, match="another program"):
         prepare(other)
     assert other.read_bytes() == before
+    wal = tmp_path / "wal.db"
+    link = sqlite3.connect(wal)
+    link.execute("PRAGMA journal_mode = WAL")
+    link.execute("CREATE TABLE theirs (x)")
+    link.commit()
+    wal.chmod(0o600)
+    there = {name: contents(tmp_path / name) for name in ("wal.db", "wal.db-wal")}
+    assert there["wal.db-wal"]
+    with pytest.raises(PluginError, match="another program"):
+        prepare(wal)
+    assert {name: contents(tmp_path / name) for name in there} == there
+    link.close()
     newer = tmp_path / "newer.db"
     prepare(newer)
     link = sqlite3.connect(newer)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import secrets
 import sqlite3
+import stat
 import struct
 import time
 from collections import deque
@@ -24,6 +26,8 @@ from .windows import Bucket, Counter, Window, fresh, name_of, refusal
 
 PAGE: Final = 4096
 SWEPT: Final = 64
+MOST_BYTES: Final = 4 * 1024 * 1024
+"""About how many bytes of values one page of `scan` has."""
 LONGEST: Final = 100 * 365 * 86_400.0
 """Seconds; whatever is to last longer lasts this long."""
 _CHARGE: Final = struct.Struct("<dq")
@@ -41,6 +45,7 @@ class SQLiteFile:
         self._pages = max(max_bytes // PAGE, 64)
         self._link: sqlite3.Connection | None = None
         self._inode = (0, 0)
+        self._changes = 0
         self.now = 0.0
 
     def close(self) -> None:
@@ -55,19 +60,38 @@ class SQLiteFile:
         try:
             link = self._open()
             link.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
-            ((seen, boot, then),) = link.execute("SELECT seen, boot, ticks FROM clock")
-        except (sqlite3.Error, ValueError) as error:
+            known_boot = self._read_clock(link)
+            if not writes and not known_boot:  # what is seen by the wall clock is kept, or a clock set back undoes it
+                link.execute("ROLLBACK")
+                link.execute("BEGIN IMMEDIATE")
+                self._read_clock(link)
+                self._write_clock(link)
+                link.execute("COMMIT")
+                link.execute("BEGIN")
+        except (sqlite3.Error, ValueError, TypeError) as error:
             self.abandon()
             raise StoreUnavailable(f"the sqlite store cannot be used: {why(error)}") from None
+        self._changes = link.total_changes
+
+    def _read_clock(self, link: sqlite3.Connection) -> bool:
+        """Brings `now` up to date. True if the file's clock is that of this start of the machine."""
+        ((seen, boot, then),) = link.execute("SELECT seen, boot, ticks FROM clock")
+        if not math.isfinite(seen) or not math.isfinite(then):
+            raise ValueError("a time is a number")
         self.now = max(self.now, _now(seen, boot, then))
+        return bool(boot == boot_id())
+
+    def _write_clock(self, link: sqlite3.Connection) -> None:
+        link.execute("UPDATE clock SET seen = ?, boot = ?, ticks = ?", (self.now, boot_id(), ticks()))
 
     def commit(self, *, writes: bool) -> None:
         """Ends the transaction; when it returns, what was written is on the disk. Raises `StoreUnavailable`."""
         link = self._there()
         try:
             if writes:
-                link.execute("UPDATE clock SET seen = ?, boot = ?, ticks = ?", (self.now, boot_id(), ticks()))
-                self._sweep(link, SWEPT)
+                written = link.total_changes - self._changes
+                self._write_clock(link)
+                self._sweep(link, SWEPT + 2 * written)  # faster than anything grows
             link.execute("COMMIT")
         except sqlite3.Error as error:
             self.abandon()
@@ -87,6 +111,9 @@ class SQLiteFile:
         except OSError as error:
             self.close()
             raise StoreUnavailable(f"the file of the sqlite store is gone ({error.strerror})") from None
+        if not stat.S_ISREG(there.st_mode):
+            self.close()
+            raise StoreUnavailable("the path of the sqlite store is not a file any more")
         inode = (there.st_dev, there.st_ino)
         if self._link is None or inode != self._inode:
             self.close()
@@ -175,14 +202,21 @@ class SQLiteFile:
 
     def scan(self, prefix: str, cursor: str | None, n: int) -> tuple[list[tuple[str, Entry]], str | None]:
         """Up to `n` live entries in the order of their keys, after `cursor`."""
-        start, after = _bytes(prefix), _bytes(cursor) if cursor is not None else None
+        start = _bytes(prefix)
+        after = start if cursor is None else max(start, _bytes(cursor) + b"\0")  # the next key there can be
         rows = self._there().execute(
             "SELECT key, value, version FROM records WHERE space = ? AND key >= ? AND key < ? AND ends > ?"
-            " AND (? IS NULL OR key > ?) ORDER BY key LIMIT ?",
-            (self._space, start, start + b"\xff", self.now, after, after, n + 1),
+            " ORDER BY key LIMIT ?",
+            (self._space, after, start + b"\xff", self.now, n + 1),
         )
-        found = [(_text(key), Entry(value=value, version=version)) for key, value, version in rows]
-        return found[:n], found[n - 1][0] if len(found) > n else None
+        found: list[tuple[str, Entry]] = []
+        size = 0
+        for key, value, version in rows:
+            if len(found) == n or size >= MOST_BYTES:
+                return found, found[-1][0]
+            found.append((_text(key), Entry(value=bytes(value), version=version)))
+            size += len(value)
+        return found, None
 
     def _entry(self, key: bytes) -> Entry | None:
         row = (
@@ -193,7 +227,7 @@ class SQLiteFile:
             )
             .fetchone()
         )
-        return Entry(value=row[0], version=row[1]) if row is not None else None
+        return Entry(value=bytes(row[0]), version=row[1]) if row is not None else None
 
     def _counter(self, name: str, amount: Amount) -> Counter:
         row = (
@@ -220,11 +254,15 @@ def _now(seen: float, boot: str, then: float) -> float:
 
 @functools.cache
 def boot_id() -> str:
-    """What tells one start of this machine from another; without such a thing, one process from another."""
+    """What tells one start of this machine from another, and those who see another uptime; without such a thing, one
+    process from another."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     except (OSError, ValueError):
         return secrets.token_hex(16)
+    with contextlib.suppress(OSError):
+        boot += " " + os.readlink("/proc/self/ns/time")
+    return boot
 
 
 def ticks() -> float:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import stat
+import struct
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +15,8 @@ from ..plugin import PluginError, StoreUnavailable
 APPLICATION: Final = 0x6D63706D
 """`mcpm`, where SQLite files say whose they are."""
 SCHEMA: Final = 1
+_MAGIC: Final = b"SQLite format 3\0"
+_PATIENCE: Final = 5.0
 
 _TABLES: Final = (
     "CREATE TABLE clock (only_one INTEGER PRIMARY KEY CHECK (only_one = 1), seen REAL NOT NULL, boot TEXT NOT NULL,"
@@ -43,15 +47,24 @@ def prepare(path: Path) -> None:
     if os.name == "posix" and there.st_mode & 0o077:
         raise PluginError("others may read or write the file; take that away:  chmod 600")
     try:
-        link = connect(path, 5.0)
-    except sqlite3.Error as error:
+        if there.st_size:
+            _look(path)
+        with contextlib.closing(connect(path, _PATIENCE)) as link:
+            _tables(link)
+    except (sqlite3.Error, OSError) as error:
         raise PluginError(f"the file cannot be used: {why(error)}") from None
-    try:
-        _tables(link)
-    except sqlite3.Error as error:
-        raise PluginError(f"the file cannot be used: {why(error)}") from None
-    finally:
-        link.close()
+
+
+def _look(path: Path) -> None:
+    """Raises `PluginError` for a file that is not ours, and leaves it as it is: SQLite tidies up what it may write."""
+    with path.open("rb") as file:
+        head = file.read(100)
+    if head[:16] == _MAGIC and struct.unpack_from(">I4xI", head.ljust(100), 60) == (SCHEMA, APPLICATION):
+        return
+    with contextlib.closing(
+        sqlite3.connect(path.absolute().as_uri() + "?mode=ro", uri=True, timeout=_PATIENCE)
+    ) as link:
+        known(link)
 
 
 def connect(path: Path, timeout: float) -> sqlite3.Connection:
@@ -106,6 +119,8 @@ def why(error: Exception) -> str:
     """What went wrong, in words that hold no path."""
     if isinstance(error, StoreUnavailable):
         return str(error)
+    if isinstance(error, ValueError | TypeError):
+        return "it holds what this store did not write"
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     return {
         sqlite3.SQLITE_BUSY: "another process holds it for too long",

@@ -128,10 +128,13 @@ class _Worker(threading.Thread):
 
     def _transact(self, jobs: Sequence[_Job]) -> None:
         """Does the work and hands out the answers. Raises `_Undone` if nothing of it has happened, for certain."""
-        writes = any(job.writes for job in jobs)
+        wanted = [job for job in jobs if not job.abandoned]
+        if not wanted:
+            return
+        writes = any(job.writes for job in wanted)
         self._file.begin(writes=writes)
         try:
-            answers = [(job, job.work(self._file)) for job in jobs if not job.abandoned]
+            answers = [(job, job.work(self._file)) for job in wanted if not job.abandoned]
         except Exception as error:
             self._file.abandon()
             raise _Undone(error) from None
@@ -216,23 +219,23 @@ class SQLiteStore:
             worker, self._worker = self._worker, None
         if worker is not None and worker.process == os.getpid():
             worker.jobs.put(None)
-            await asyncio.to_thread(worker.join, GOODBYE)
+            await asyncio.to_thread(worker.join, self._settings.timeout + GOODBYE)
 
     async def _do(self, work: Callable[[SQLiteFile], Any], *, writes: bool = True) -> Any:
-        if self._waiting >= self._settings.max_waiting:
-            raise StoreUnavailable("too many operations wait for the sqlite store")
         job = _Job(work, writes=writes)
-        self._waiting += 1
+        self._send(job)
         try:
-            self._send(job)
             return await job.answer(self._settings.timeout)
         finally:
-            self._waiting -= 1
+            with self._lock:
+                self._waiting -= 1
 
     def _send(self, job: _Job) -> None:
         with self._lock:
             if self._closed:
                 raise StoreUnavailable(CLOSED)
+            if self._waiting >= self._settings.max_waiting:
+                raise StoreUnavailable("too many operations wait for the sqlite store")
             worker = self._worker
             if worker is None or worker.process != os.getpid() or not worker.is_alive():
                 if worker is not None:
@@ -242,6 +245,7 @@ class SQLiteStore:
                 worker = self._worker = _Worker(file)
                 worker.start()
             worker.jobs.put(job)
+            self._waiting += 1
 
 
 def _check_ttl(ttl: float) -> None:

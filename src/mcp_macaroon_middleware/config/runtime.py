@@ -26,6 +26,7 @@ from ..plugin.contract import Store
 from ..tokens.keys import KeyRing
 from .bearers import open_bearers
 from .compile import Compiled, compile_file, compile_source
+from .keeping import Presence, present, store_warnings
 from .keys import load_keys
 from .opening import open_approvers, open_audit, open_store
 from .places import DataPath, Source
@@ -76,6 +77,7 @@ class Runtime:
         self.engine: Final = PolicyEngine(compiled.plan, store=store, audit=audit, keys=keys, approvers=self.approvers)
         self.bearers: Final = open_bearers(compiled, self.engine, keys)
         self.enforced = False
+        self.presence: Presence | None = None
         self._compiled = compiled
         self._status = Status.started(compiled.revision)
         self._signature = signature
@@ -236,6 +238,7 @@ class Runtime:
             return self._users == 0
 
     async def _end(self) -> None:
+        self.presence = None
         self.engine.close()
         await self.approvers.close()
         try:
@@ -265,7 +268,8 @@ def load_runtime(config: str | Path | Mapping[str, Any], *, application: Sequenc
         runtime = Runtime(
             compiled, keys=keys, store=store, audit=audit, approvers=approvers, path=path, signature=signature
         )
-        warnings = (*compiled.warnings, *key_problems, *_kept(compiled, store))
+        runtime.presence = present(path) if not store.shared else None
+        warnings = (*compiled.warnings, *key_problems, *store_warnings(compiled, store, runtime.presence))
         audit.event("start", _start_facts(compiled, warnings))
     except BaseException:
         audit.close()
@@ -341,16 +345,6 @@ def _bound_at_start(old: Compiled, new: Compiled) -> list[Diagnostic]:
         )
         for path, what in changed
     ]
-
-
-def _kept(compiled: Compiled, store: Store) -> list[Diagnostic]:
-    """Where tokens count, what is revoked must be kept."""
-    if compiled.settings.config.tokens is None or store.durable:
-        return []
-    message = "with this store, what is revoked counts again after a restart, and at this process alone"
-    hint = "name a store that is kept, such as  store: redis://…  or mint short-lived tokens"
-    place: DataPath = ("config", "tokens")
-    return [compiled.source.diagnostic("revocations_not_kept", message, place, key=True, hint=hint, severity="warning")]
 
 
 def _start_facts(compiled: Compiled, warnings: Sequence[Diagnostic]) -> dict[str, Any]:
