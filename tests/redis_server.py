@@ -48,10 +48,15 @@ KEY_USES: Final = (
 
 
 def free_port() -> int:
-    """A port that nobody listens on just now."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    """A port that nobody listens on just now, and that no outgoing connection is given."""
+    while True:
+        port = 20_000 + secrets.randbelow(12_000)
+        with socket.socket() as found:
+            try:
+                found.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 class RedisServer:
@@ -66,12 +71,12 @@ class RedisServer:
         """Starts it and returns once it listens."""
         ports = ["--port", "0", "--tls-port"] if self.tls else ["--port"]
         common = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--daemonize", "no"]
-        self.process = subprocess.Popen(
-            [self.binary, *ports, str(self.port), *common, *self.options],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-        )
+        common += ["--dbfilename", f"{self.port}.rdb"]
+        self.launch([self.binary, *ports, str(self.port), *common, *self.options])
+
+    def launch(self, command: list[str]) -> None:
+        """Runs `command` as this server, and returns once it listens."""
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/")
         end = time.monotonic() + 20
         while time.monotonic() < end:
             assert self.process.poll() is None, "the server ended at once"

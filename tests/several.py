@@ -18,10 +18,11 @@ from typing import Any, Final
 import mcp_types
 import yaml
 from fastmcp import Client
+from redis_many import running_cluster
 from redis_server import BINARIES, running
 
 SERVER: Final = Path(__file__).parent / "fleet" / "server.py"
-STORES: Final = ("sqlite", *BINARIES)
+STORES: Final = ("sqlite", *BINARIES, "cluster")
 """The kinds of store that processes can share."""
 
 RULES: Final[list[Any]] = [
@@ -133,6 +134,8 @@ def fleet(
             address = "sqlite:///state.db"
         elif store in BINARIES:
             address = stack.enter_context(running(store)).url()
+        elif store == "cluster":
+            address = stack.enter_context(running_cluster(sorted(BINARIES)[0], folder)).address()
         made = Fleet(folder, address, count, rules, config)
         for server in made.servers:
             stack.callback(server.kill)

@@ -17,10 +17,10 @@ def macaroon_enforcers() -> Iterable[EnforcerType]:
 
 @hookimpl
 def macaroon_stores() -> Iterable[StoreType]:
-    """`memory`, `sqlite`, `redis` and `rediss`."""
+    """`memory`, `sqlite`, `redis`, `redis+sentinel`, `redis+cluster`, and the last three over TLS: `rediss`, …"""
     from . import memory, redis_store, sqlite_store
 
-    return (memory.TYPE, sqlite_store.TYPE, redis_store.REDIS, redis_store.REDISS)
+    return (memory.TYPE, sqlite_store.TYPE, *redis_store.TYPES)
 
 
 @hookimpl

@@ -8,6 +8,8 @@ from typing import Final
 
 from redis import exceptions as errors
 
+from ..plugin import StoreUnavailable
+
 _REFUSALS: Final[tuple[tuple[type[Exception], str], ...]] = (
     (errors.ReadOnlyError, "READONLY"),
     (errors.BusyLoadingError, "LOADING"),
@@ -23,16 +25,29 @@ _REFUSALS: Final[tuple[tuple[type[Exception], str], ...]] = (
 _NAMES: Final = re.compile(
     r"\b(READONLY|LOADING|OOM|NOPERM|MOVED|ASK|TRYAGAIN|CROSSSLOT|MASTERDOWN|CLUSTERDOWN|WRONGTYPE|MISCONF|NOREPLICAS|BUSY)\b"
 )
+_CLUSTER: Final = re.compile(rb"^cluster_enabled:([01])\r?$", re.MULTILINE)
+_REPLICA: Final = re.compile(rb"^role:slave\r?$", re.MULTILINE)
 _POLICY: Final = re.compile(rb"^maxmemory_policy:(noeviction|(?:allkeys|volatile)-[a-z]{1,20})\r?$", re.MULTILINE)
+
+
+READONLY: Final = "the redis server refuses the operation (READONLY)"
+
+
+class Moved(StoreUnavailable):
+    """A node of a cluster did not run the operation: its keys lie elsewhere. `host` is empty where it is this one's."""
+
+    def __init__(self, error: errors.MovedError) -> None:
+        super().__init__(fault(error))
+        self.host, self.port = str(error.host), int(error.port)
 
 
 def fault(error: BaseException) -> str:
     """A text of ours for `error`, with the server's own name of its refusal where it is one of those we know."""
     if isinstance(error, errors.AuthenticationError | errors.AuthorizationError):
         return "the redis server refuses the user or the password"
-    refusal = _refusal(error)
-    if refusal:
-        return f"the redis server refuses the operation ({refusal})"
+    named = refusal(error)
+    if named:
+        return f"the redis server refuses the operation ({named})"
     if isinstance(error, TimeoutError | errors.TimeoutError):
         return "the redis server did not answer in time"
     if _is_about_tls(error):
@@ -48,7 +63,19 @@ def eviction_policy(info: object) -> str | None:
     return found[1].decode() if found else None
 
 
-def _refusal(error: BaseException) -> str:
+def is_replica(info: object) -> bool:
+    """Whether the reply of INFO is from a copy of another server."""
+    return isinstance(info, bytes) and _REPLICA.search(info) is not None
+
+
+def is_node(info: object) -> bool | None:
+    """Whether the reply of INFO is from a node of a cluster; None if it does not say."""
+    found = _CLUSTER.search(info) if isinstance(info, bytes) else None
+    return found[1] == b"1" if found else None
+
+
+def refusal(error: BaseException) -> str:
+    """The server's own name of its refusal, where it is one of those we know, else nothing."""
     for kind, name in _REFUSALS:
         if isinstance(error, kind):
             return name

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Final
 
-from redis.asyncio import Connection, SSLConnection
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, ResponseError
+from redis.asyncio import Connection
+from redis.exceptions import MovedError, NoScriptError, ReadOnlyError, ResponseError
 
 from ..plugin import StoreUnavailable
-from .redis_address import RedisAddress
-from .redis_faults import eviction_policy, fault
+from .redis_dial import Dial, Finder
+from .redis_faults import READONLY, Moved, eviction_policy, fault, is_node, is_replica
 from .redis_scripts import CHECK, Script
 
 logger: Final = logging.getLogger("mcp_macaroon_middleware")
@@ -28,22 +27,39 @@ CONNECTIONS: Final = 16
 FIRST_PAUSE: Final = 0.05
 LONGEST_PAUSE: Final = 1.0
 GOODBYE: Final = 0.5
+COPYING: Final = 1000
+"""Milliseconds within which replicas must have a write, where they must."""
 CLOSED: Final = "the redis store is closed"
 _KEEPS_ALL: Final = "noeviction"
+_A_NODE: Final = "the redis server is a node of a cluster: write redis+cluster:// in the store's address"
+_NO_NODE: Final = "the redis server is no node of a cluster: write redis:// in the store's address"
+
+Exchange = Callable[[Connection], Awaitable[Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """How a server is used: the whole time of an operation, in seconds; how many may wait; whether it may be one that
+    forgets keys; how many replicas must have a write; and whether it is a node of a cluster."""
+
+    timeout: float
+    max_waiting: int
+    allow_eviction: bool = False
+    replicas: int = 0
+    cluster: bool = False
 
 
 class Link:
     """Up to `CONNECTIONS` connections, made when they are needed, in the event loop that is running.
 
-    `timeout`, in seconds, is the whole time of an operation, waiting and connecting included. While the server cannot
-    be reached, operations fail at once, but for one that tries it again, after pauses of `LONGEST_PAUSE` at most.
+    While the server cannot be reached, operations fail at once, but for one that tries it again, after pauses of
+    `LONGEST_PAUSE` at most. `finder` is asked where the server is before every connection.
     """
 
-    def __init__(self, address: RedisAddress, *, timeout: float, max_waiting: int, allow_eviction: bool) -> None:
-        self._address = address
-        self._timeout = timeout
-        self._max = max_waiting
-        self._allow_eviction = allow_eviction
+    def __init__(self, finder: Finder, dial: Dial, terms: Terms) -> None:
+        self._finder = finder
+        self._dial = dial
+        self._terms = terms
         self._loop = asyncio.get_running_loop()
         self._idle: list[Connection] = []
         self._all: set[Connection] = set()
@@ -54,7 +70,6 @@ class Link:
         self._not_before = 0.0
         self._fault = ""
         self._policy: str | None = _KEEPS_ALL
-        self._tls: Any = None
         self._life: AsyncGenerator[None, None] | None = None
         self._closed = False
 
@@ -66,24 +81,44 @@ class Link:
         """Whether nothing can be asked here any more: it was closed, or its event loop was."""
         return self._closed or self._loop.is_closed()
 
-    async def run(self, script: Script, keys: Sequence[bytes], arguments: Sequence[bytes | int] = ()) -> Any:
-        """The server's reply. Raises `StoreUnavailable`, and then nobody knows whether the script has run."""
+    async def run(
+        self,
+        script: Script,
+        keys: Sequence[bytes],
+        arguments: Sequence[bytes | int] = (),
+        *,
+        until: float | None = None,
+    ) -> Any:
+        """The server's reply, `until` then at the latest, by the event loop's clock. Raises `StoreUnavailable`, and
+        then nobody knows whether the script has run; but `Moved` if it has not, for certain."""
+        replicas = self._terms.replicas if script.writes else 0
+
+        async def exchange(connection: Connection) -> Any:
+            return await _evaluate(connection, script, keys, arguments, replicas)
+
+        return await self.talk(exchange, until)
+
+    async def talk(self, exchange: Exchange, until: float | None = None) -> Any:
+        """What `exchange` returns, which asks on one connection and reads every answer. Raises as `run` does."""
         if self._closed:
             raise StoreUnavailable(CLOSED)
-        if self._waiting >= self._max:
+        if self._waiting >= self._terms.max_waiting:
             raise StoreUnavailable("too many operations wait for the redis server")
         self._waiting += 1
         try:
-            async with asyncio.timeout(self._timeout) as limit, self._slots:
+            end = self._loop.time() + self._terms.timeout if until is None else until
+            async with asyncio.timeout_at(end) as limit, self._slots:
                 connection = await self._connection(limit)
-                return await self._converse(limit, connection, script, keys, arguments)
+                return await self._converse(limit, connection, exchange)
         except StoreUnavailable:
             raise
+        except MovedError as error:
+            failure: StoreUnavailable = Moved(error)
         except Exception as error:  # whatever happened, there is no answer
-            why = CLOSED if self._closed else fault(error)
+            failure = StoreUnavailable(CLOSED if self._closed else fault(error))
         finally:
             self._waiting -= 1
-        raise StoreUnavailable(why)
+        raise failure
 
     async def close(self) -> None:
         """Closes every connection; what is under way on them fails."""
@@ -92,21 +127,18 @@ class Link:
             if self._life is not None:
                 await self._life.aclose()
 
-    async def _converse(
-        self,
-        limit: asyncio.Timeout,
-        connection: Connection,
-        script: Script,
-        keys: Sequence[bytes],
-        arguments: Sequence[bytes | int],
-    ) -> Any:
-        """One question and its answer. A connection that fails or hangs takes the idle ones with it."""
+    async def _converse(self, limit: asyncio.Timeout, connection: Connection, exchange: Exchange) -> Any:
+        """One question and its answer. A connection that fails or hangs takes the idle ones with it, and so does a
+        server that has become a copy of another."""
         finished = cancelled = False
         try:
-            reply = await _evaluate(connection, script, keys, arguments)
+            reply = await exchange(connection)
             finished = True
             return reply
-        except ResponseError:
+        except ResponseError as error:
+            finished = not isinstance(error, ReadOnlyError)
+            raise
+        except StoreUnavailable:
             finished = True
             raise
         except asyncio.CancelledError:
@@ -167,30 +199,29 @@ class Link:
         return connection
 
     async def _fresh(self) -> Connection:
-        """A new connection object. Certificates are read once, away from the event loop."""
+        """A new connection object, to where the server is now."""
         if self._life is None:
             self._life = self._lifetime()
             await anext(self._life)
-        options = self._address.options()
-        if not self._address.tls:
-            return Connection(retry=Retry(NoBackoff(), 0), **options)
-        connection = SSLConnection(
-            retry=Retry(NoBackoff(), 0), ssl_cert_reqs="required", ssl_check_hostname=True, **options
-        )
-        if self._tls is None:
-            await asyncio.to_thread(connection.ssl_context.get)
-            self._tls = connection.ssl_context
-        connection.ssl_context = self._tls
-        return connection
+        return await self._dial.connection(await self._finder.find())
 
     async def _check(self, connection: Connection) -> None:
-        """Raises for a server that runs no scripts, and `StoreUnavailable` for one that may forget any key."""
-        await connection.send_command("INFO", "memory")
-        policy = None
+        """Raises for a server that runs no scripts, and `StoreUnavailable` for one that is a copy, that is not what
+        the address says, or that may forget any key."""
+        await connection.send_command("INFO")
+        info = None
         with suppress(ResponseError):  # a user may be kept from INFO
-            policy = eviction_policy(await connection.read_response())
+            info = await connection.read_response()
+        if is_replica(info):
+            raise StoreUnavailable(READONLY)
+        if is_node(info) is not None and is_node(info) is not self._terms.cluster:
+            raise StoreUnavailable(_NO_NODE if self._terms.cluster else _A_NODE)
         await _evaluate(connection, CHECK, (), ())
-        if policy is not None and policy.startswith("allkeys-") and not self._allow_eviction:
+        self._judge(eviction_policy(info))
+
+    def _judge(self, policy: str | None) -> None:
+        """Refuses a server that may forget any key, and warns, once, of one that may forget some."""
+        if policy is not None and policy.startswith("allkeys-") and not self._terms.allow_eviction:
             raise StoreUnavailable(
                 f"the redis server may forget any key (maxmemory-policy {policy}); set {_KEEPS_ALL} there"
             )
@@ -200,6 +231,7 @@ class Link:
 
     def _failed(self, error: Exception) -> None:
         """Notes that the server cannot be used, and until when nobody tries."""
+        self._finder.failed()
         self._fault = str(error) if isinstance(error, StoreUnavailable) else fault(error)
         if not self._failures:
             logger.warning("the redis store is unavailable: %s", self._fault)
@@ -227,16 +259,30 @@ class Link:
 
 
 async def _evaluate(
-    connection: Connection, script: Script, keys: Sequence[bytes], arguments: Sequence[bytes | int]
+    connection: Connection,
+    script: Script,
+    keys: Sequence[bytes],
+    arguments: Sequence[bytes | int],
+    replicas: int = 0,
 ) -> Any:
     """Runs `script`. Its text goes over only after the server said that it does not know it, and so did nothing."""
-    await connection.send_command("EVALSHA", script.digest, len(keys), *keys, *arguments)
-    try:
-        return await connection.read_response()
-    except NoScriptError:
-        pass
-    await connection.send_command("EVAL", script.source, len(keys), *keys, *arguments)
-    return await connection.read_response()
+    for words in (("EVALSHA", script.digest), ("EVAL", script.source)):
+        await connection.send_command(*words, len(keys), *keys, *arguments)
+        try:
+            reply = await connection.read_response()
+        except NoScriptError:
+            continue
+        if replicas:
+            await _copied(connection, replicas)
+        return reply
+    raise NoScriptError
+
+
+async def _copied(connection: Connection, replicas: int) -> None:
+    """Raises `StoreUnavailable` unless that many replicas have what this connection wrote, before long."""
+    await connection.send_command("WAIT", replicas, COPYING)
+    if int(await connection.read_response()) < replicas:
+        raise StoreUnavailable(f"fewer than {replicas} replicas of the redis server have the write")
 
 
 async def _is_quiet(connection: Connection) -> bool:

@@ -23,12 +23,13 @@ SLOTS: Final = 64
 
 
 class Script:
-    """A script and the digest by which the server knows it."""
+    """A script, the digest by which the server knows it, and whether it may change what is stored."""
 
-    __slots__ = ("digest", "source")
+    __slots__ = ("digest", "source", "writes")
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, *, writes: bool = False) -> None:
         self.source: Final = source
+        self.writes: Final = writes
         self.digest: Final = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()  # EVALSHA's own digest
 
 
@@ -79,7 +80,8 @@ PUT: Final = Script(
     + """
 set(ARGV[1], ARGV[2], tonumber(ARGV[3]))
 return 1
-"""
+""",
+    writes=True,
 )
 """Arguments: the key, its new value, the ttl in milliseconds."""
 
@@ -92,7 +94,8 @@ if redis.call('GETRANGE', KEYS[4], 0, {VERSION - 1}) ~= ARGV[4] then
 end
 set(ARGV[1], ARGV[2], tonumber(ARGV[3]))
 return 1
-"""
+""",
+    writes=True,
 )
 """Arguments: those of `PUT`, then the version that must be there, empty for none."""
 
@@ -103,7 +106,8 @@ redis.call('DEL', KEYS[4])
 redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('ZREM', KEYS[3], ARGV[1])
 return found
-"""
+""",
+    writes=True,
 )
 """Argument: the key."""
 
@@ -238,7 +242,8 @@ end
 redis.call('DEL', KEYS[1])
 for _, line in ipairs(lines) do answer[#answer + 1] = windows[line.key].total end
 return answer
-"""
+""",
+    writes=True,
 )
 """Keys: the prefix, then one for each line. Arguments, for each: amount, limit, window in microseconds, 1 for a bucket.
 

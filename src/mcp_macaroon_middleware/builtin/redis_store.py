@@ -14,18 +14,19 @@ import asyncio
 import math
 import secrets
 import threading
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import quote
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from pydantic import Field
 
 from ..plugin import Added, Amount, Entry, PluginError, Settings, Store, StoreContext, StoreType, StoreUnavailable
 from . import redis_scripts as scripts
-from .redis_address import RedisAddress, read_address
+from .redis_address import ClusterAddress, RedisAddress, SentinelAddress, read_address, read_cluster, read_sentinels
+from .redis_parts import Part, Parts
 
 if TYPE_CHECKING:
-    from .redis_link import Link
+    from .redis_scripts import Script
 
 MOST_ENTRIES: Final = 1000
 MOST_BYTES: Final = 4 * 1024 * 1024
@@ -33,44 +34,78 @@ _LONGEST: Final = 100 * 365 * 86_400  # seconds; whatever is to last longer last
 _MOST: Final = 2**53 - 1  # what the server counts exactly
 
 
+_APART: Final = "limits over several parts cannot be charged at once on a redis cluster"
+
+Address = RedisAddress | SentinelAddress | ClusterAddress
+
+
 class RedisSettings(Settings):
-    """The section `redis` (`rediss`): `timeout` of an operation in seconds, how many may wait at once, and whether a
-    server may be used that forgets any key when it is full (`maxmemory-policy allkeys-…`), limits included."""
+    """The section `redis` (`rediss`, `redis+sentinel`, …): `timeout` of an operation in seconds; how many may wait at
+    once; whether a server may be used that forgets any key when it is full (`maxmemory-policy allkeys-…`), limits
+    included; and how many replicas must have a write before it counts, so that a failover does not undo it."""
 
     timeout: float = Field(default=2.0, gt=0, le=60)
     max_waiting: int = Field(default=200, ge=1, le=100_000)
     allow_eviction: bool = False
+    replicas: int = Field(default=0, ge=0, le=10)
+
+
+class Link(Protocol):
+    """The connections of one event loop, to one server or to a cluster."""
+
+    @property
+    def over(self) -> bool: ...
+
+    async def run(self, script: Script, keys: Sequence[bytes], arguments: Sequence[bytes | int] = ()) -> Any: ...
+
+    async def close(self) -> None: ...
 
 
 class RedisStore:
-    """A `Store` on a server. It connects on first use, in whatever event loop uses it, and again after an outage.
+    """A `Store` on a server, on the master that sentinels name, or on a cluster. It connects on first use, in whatever
+    event loop uses it, and again after an outage.
 
-    Every key begins with `mcpm:{audience}:`, so servers with different audiences share nothing, in one database.
+    Every key begins with `mcpm:{audience}:` (on a cluster `mcpm:{audience/part}:`), so servers with different
+    audiences share nothing, in one database.
     """
 
     durable = True
     shared = True
 
-    def __init__(self, address: RedisAddress, audience: str, settings: RedisSettings | None = None) -> None:
-        from .redis_link import CLOSED, Link
+    def __init__(self, address: Address, audience: str, settings: RedisSettings | None = None) -> None:
+        from .redis_opening import CLOSED, open_link  # loads the client library
 
         self._address = address
         self._settings = settings or RedisSettings()
-        self._base = f"mcpm:{{{quote(audience, safe='', errors='surrogatepass')}}}:".encode()
-        self._common = (self._base, self._base + b"i", self._base + b"x")
+        self._parts = Parts(audience, spread=isinstance(address, ClusterAddress))
         self._links: dict[asyncio.AbstractEventLoop, Link] = {}
         self._lock = threading.Lock()
-        self._make = Link
+        self._make = open_link
         self._closed = False
         self._closed_text = CLOSED
         self._latest = 0.0
 
     def __repr__(self) -> str:
-        return f"RedisStore({'rediss' if self._address.tls else 'redis'}://…)"
+        return f"RedisStore({self._address.scheme}://…)"
 
     async def get(self, keys: Sequence[str]) -> list[Entry | None]:
-        """The live entries of `keys`, in their order, read at one instant."""
-        reply = await self._link().run(scripts.GET, (self._base, *map(self._value_key, keys)))
+        """The live entries of `keys`, in their order; those of one part read at one instant, the parts side by side."""
+        places: dict[Part, list[int]] = {self._parts.server: []} if not keys else {}
+        for at, key in enumerate(keys):
+            places.setdefault(self._parts.of(key), []).append(at)
+        if len(places) == 1:
+            ((part, _),) = places.items()
+            return await self._get(part, keys)
+        read = await asyncio.gather(*(self._get(part, [keys[at] for at in ats]) for part, ats in places.items()))
+        found: list[Entry | None] = [None] * len(keys)
+        for ats, entries in zip(places.values(), read, strict=True):
+            for at, entry in zip(ats, entries, strict=True):
+                found[at] = entry
+        return found
+
+    async def _get(self, part: Part, keys: Sequence[str]) -> list[Entry | None]:
+        names = (part.base, *(part.base + b"v:" + _bytes(key) for key in keys))
+        reply = await self._link().run(scripts.GET, names)
         if len(reply) != len(keys):
             raise StoreUnavailable("the redis server answers what cannot be read")
         return [_entry(found) if found is not None else None for found in reply]
@@ -91,30 +126,51 @@ class RedisStore:
         return _entry(found).value if found is not None else None
 
     async def add(self, amounts: Sequence[Amount]) -> Added:
-        """Charges every line or none; see `Store.add`. Raises `ValueError` for amounts, limits or windows below 0."""
+        """Charges every line or none; see `Store.add`. Raises `ValueError` for amounts, limits or windows below 0,
+        and on a cluster for keys of several parts."""
         for amount in amounts:
             if amount.amount < 0 or amount.limit < 0 or not 0 < amount.window < math.inf:
                 raise ValueError("amounts and limits are 0 or more, windows a number of seconds above 0")
-        keys = (self._base + (b"b:" if amount.refills else b"c:") + _bytes(amount.key) for amount in amounts)
+        parts = {self._parts.of(amount.key) for amount in amounts} or {self._parts.server}
+        if len(parts) > 1:
+            raise ValueError(_APART)
+        (part,) = parts
+        keys = (part.base + (b"b:" if amount.refills else b"c:") + _bytes(amount.key) for amount in amounts)
         lines = [number for amount in amounts for number in _line(amount)]
-        ok, wait, *used = await self._link().run(scripts.ADD, (self._base, *keys), lines)
+        ok, wait, *used = await self._link().run(scripts.ADD, (part.base, *keys), lines)
         return Added(ok=ok == 1, used=tuple(used), retry_after=None if wait < 0 else wait / 1_000_000)
 
     async def scan(self, prefix: str, cursor: str | None, n: int) -> tuple[list[tuple[str, Entry]], str | None]:
-        """Up to `n` live entries in the order of their keys, after `cursor`; at most `MOST_ENTRIES`, or about
-        `MOST_BYTES`, at once."""
+        """Up to `n` live entries, after `cursor`; at most `MOST_ENTRIES`, or about `MOST_BYTES`, at once. In the order
+        of their keys; on a cluster one part after the other."""
         if n < 1:
             raise ValueError("a page has at least one entry")
+        parts = self._parts.under(prefix)
+        at, after = _place(cursor) if len(parts) > 1 else (0, cursor)
+        page: list[tuple[str, Entry]] = []
+        for number in range(at, len(parts)):
+            found, last = await self._page(parts[number], prefix, after, n - len(page))
+            page, after = [*page, *found], last
+            if last is not None:
+                return page, last if len(parts) == 1 else f"{number}:{last}"
+            if len(page) == n and number + 1 < len(parts):
+                return page, f"{number + 1}:"
+        return page, None
+
+    async def _page(
+        self, part: Part, prefix: str, cursor: str | None, n: int
+    ) -> tuple[list[tuple[str, Entry]], str | None]:
         start, after = _bytes(prefix), _bytes(cursor or "")
         first = b"(" + after if cursor is not None and after >= start else b"[" + start
         arguments = (first, b"(" + start + b"\xff", min(n, MOST_ENTRIES), MOST_BYTES)  # no text has a byte of 255
-        last, found = await self._link().run(scripts.SCAN, self._common, arguments)
+        last, found = await self._link().run(scripts.SCAN, part.common, arguments)
         page = [(_text(key), _entry(value)) for key, value in zip(found[::2], found[1::2], strict=True)]
         return page, _text(last) if last is not None else None
 
     async def now(self) -> float:
-        """The server's clock, in seconds since the epoch; it never goes back for one who asks this store."""
-        seconds, micros = await self._link().run(scripts.CHECK, ())
+        """The server's clock, in seconds since the epoch; it never goes back for one who asks this store. On a cluster
+        it is the clock of the node that has what is nobody's in particular."""
+        seconds, micros = await self._link().run(scripts.CHECK, (self._parts.server.base,))
         self._latest = max(self._latest, int(seconds) + int(micros) / 1_000_000)
         return self._latest
 
@@ -131,26 +187,29 @@ class RedisStore:
 
     def _link(self) -> Link:
         """The connections of the event loop that is running."""
-        loop, options = asyncio.get_running_loop(), self._settings
+        loop = asyncio.get_running_loop()
         with self._lock:
             if self._closed:
                 raise StoreUnavailable(self._closed_text)
             link = self._links.get(loop)
             if link is None or link.over:
                 self._links = {known: there for known, there in self._links.items() if not there.over}
-                link = self._links[loop] = self._make(
-                    self._address,
-                    timeout=options.timeout,
-                    max_waiting=options.max_waiting,
-                    allow_eviction=options.allow_eviction,
-                )
+                link = self._links[loop] = self._make(self._address, self._settings)
             return link
 
-    def _value_key(self, key: str) -> bytes:
-        return self._base + b"v:" + _bytes(key)
-
     def _keys(self, key: str) -> tuple[bytes, ...]:
-        return (*self._common, self._value_key(key))
+        part = self._parts.of(key)
+        return (*part.common, part.base + b"v:" + _bytes(key))
+
+
+def _place(cursor: str | None) -> tuple[int, str | None]:
+    """The part at which a page of several begins, and after which of its keys."""
+    if cursor is None:
+        return 0, None
+    number, separator, after = cursor.partition(":")
+    if not separator or not number.isdecimal() or len(number) > 4:
+        raise ValueError("this cursor is not one that `scan` gave")
+    return int(number), after or None
 
 
 def _bytes(text: str) -> bytes:
@@ -187,13 +246,33 @@ def _line(amount: Amount) -> tuple[int, int, int, int]:
     return min(amount.amount, _MOST + 1), min(amount.limit, _MOST), window, int(amount.refills)
 
 
-def _open(address: str, context: StoreContext) -> Store:
-    if not context.audience:
-        raise PluginError("a redis store needs `audience`, which names this server")
-    return RedisStore(read_address(address, context.base), context.audience, context.settings)
+def _opener(read: Callable[[str, Path], Address]) -> Callable[[str, StoreContext], Store]:
+    def opened(address: str, context: StoreContext) -> Store:
+        if not context.audience:
+            raise PluginError("a redis store needs `audience`, which names this server")
+        return RedisStore(read(address, context.base), context.audience, context.settings)
+
+    return opened
 
 
-REDIS: Final = StoreType(
-    scheme="redis", open=_open, settings=RedisSettings, summary="On a Redis or Valkey server; redis://host:port/0."
+def _type(scheme: str, read: Callable[[str, Path], Address], summary: str) -> StoreType:
+    return StoreType(
+        scheme=scheme,
+        open=_opener(read),
+        settings=RedisSettings,
+        partitioned=read is read_cluster,
+        summary=summary,
+    )
+
+
+REDIS: Final = _type("redis", read_address, "On a Redis or Valkey server; redis://host:port/0.")
+REDISS: Final = _type("rediss", read_address, "The same, over TLS.")
+SENTINEL: Final = _type(
+    "redis+sentinel", read_sentinels, "On the master that sentinels name; redis+sentinel://host:port,host:port/name/0."
 )
-REDISS: Final = StoreType(scheme="rediss", open=_open, settings=RedisSettings, summary="The same, over TLS.")
+SENTINELS: Final = _type("rediss+sentinel", read_sentinels, "The same, over TLS.")
+CLUSTER: Final = _type(
+    "redis+cluster", read_cluster, "On a Redis or Valkey cluster; redis+cluster://host:port,host:port."
+)
+CLUSTERS: Final = _type("rediss+cluster", read_cluster, "The same, over TLS.")
+TYPES: Final = (REDIS, REDISS, SENTINEL, SENTINELS, CLUSTER, CLUSTERS)
