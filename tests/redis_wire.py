@@ -67,3 +67,52 @@ async def wired(server: RedisServer) -> AsyncIterator[tuple[Wire, str]]:
     wire = Wire(server.port)
     async with served(wire.carry) as address:
         yield wire, address
+
+
+class Shears:
+    """A wire that is cut at its n-th script, before that goes over or after it was done and before the answer comes
+    back; then nothing comes through until it is mended."""
+
+    def __init__(self, port: int) -> None:
+        self.port, self.seen, self.at, self.before, self.broken = port, 0, 0, True, False
+        self._open: set[asyncio.StreamWriter] = set()
+
+    def arm(self, at: int, *, before: bool) -> None:
+        """Cuts at the `at`-th script from now on, the first being 1."""
+        self.seen, self.at, self.before = 0, at, before
+
+    def mend(self) -> None:
+        """Lets everything through again."""
+        self.at, self.broken = 0, False
+
+    async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection, until it ends or is cut."""
+        if self.broken:
+            return
+        there, back = await asyncio.open_connection("127.0.0.1", self.port)
+        self._open |= {writer, back}
+        on_way = asyncio.ensure_future(self._forward(reader, there, back))
+        try:
+            while (data := await there.read(65536)) and not self.broken:
+                writer.write(data)
+        finally:
+            on_way.cancel()
+            self._open -= {writer, back}
+            back.transport.abort()
+
+    async def _forward(
+        self, reader: asyncio.StreamReader, there: asyncio.StreamReader, back: asyncio.StreamWriter
+    ) -> None:
+        while data := await reader.read(65536):
+            before = self.seen
+            self.seen += data.count(b"EVALSHA")
+            if before < self.at <= self.seen and not self.broken:
+                self.broken = True
+                if not self.before:
+                    back.write(data)
+                    await back.drain()
+                    await asyncio.sleep(0.05)  # it is done by now
+                for writer in tuple(self._open):
+                    writer.transport.abort()
+                return
+            back.write(data)
