@@ -1,4 +1,4 @@
-"""The project's one script: `python dev.py demo | test | bench | bump`. Standard library only.
+"""The project's one script: `python dev.py demo | test | bench | soak | bump`. Standard library only.
 
 Every command does its own set-up: a virtual environment beside this file with the newest pip, the package and every
 plugin distribution installed editable. Set-up is skipped while nothing that it depends on has changed.
@@ -39,10 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     tests.add_argument("--mutants", action="store_true", help="take defences out one by one: a test must fail")
     tests.add_argument("--only-tests", action="store_true", help="skip lint, types and layers")
     commands.add_parser("bench", help="measure beside bare FastMCP, in one interleaved run")
+    commands.add_parser("soak", help="mixed load with faults for --minutes N, and a report", add_help=False)
     bump = commands.add_parser("bump", help="set a new version everywhere")
     bump.add_argument("part", choices=["major", "minor", "patch", "pre"])
     options, rest = parser.parse_known_args(argv)
-    if rest and options.command not in ("demo", "test", "bench"):
+    if rest and options.command not in ("demo", "test", "bench", "soak"):
         parser.error(f"unknown arguments: {' '.join(rest)}")
     if sys.version_info < OLDEST:
         print(f"dev.py needs Python {OLDEST[0]}.{OLDEST[1]}, this is {sys.version.split()[0]}", file=sys.stderr)
@@ -67,6 +68,8 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
         return subprocess.call([str(PYTHON), "-m", "mcp_macaroon_middleware", "demo", *rest], cwd=ROOT)
     if options.command == "bench":
         return subprocess.call([str(PYTHON), str(ROOT / "tests" / "benchmarks" / "run.py"), *rest], cwd=ROOT)
+    if options.command == "soak":
+        return subprocess.call([str(PYTHON), str(ROOT / "tests" / "soak" / "run.py"), *rest], cwd=ROOT)
     if options.mutants:
         return subprocess.call([str(PYTHON), str(ROOT / "tests" / "mutants" / "run.py"), *rest], cwd=ROOT)
     return test(rest, only_tests=options.only_tests)
