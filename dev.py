@@ -69,7 +69,7 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
     if options.command == "bench":
         return subprocess.call([str(PYTHON), str(ROOT / "tests" / "benchmarks" / "run.py"), *rest], cwd=ROOT)
     if options.command == "soak":
-        return subprocess.call([str(PYTHON), str(ROOT / "tests" / "soak" / "run.py"), *rest], cwd=ROOT)
+        return subprocess.call([str(PYTHON), str(ROOT / "tests" / "soaking" / "run.py"), *rest], cwd=ROOT)
     if options.mutants:
         return subprocess.call([str(PYTHON), str(ROOT / "tests" / "mutants" / "run.py"), *rest], cwd=ROOT)
     return test(rest, only_tests=options.only_tests)

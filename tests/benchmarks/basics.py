@@ -1,4 +1,4 @@
-"""What a guard adds to a call in memory and over HTTP, by the number of rules and of calls; nothing about stores."""
+"""What a guard adds to a call in memory and over HTTP, by the number of rules; nothing about stores."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
-from fastmcp import Client
 from fastmcp.server.auth import AuthContext
 from fastmcp.server.middleware import AuthMiddleware, Middleware
 from fastmcp.utilities.tests import asgi_client
-from measuring import Bench, Row, caller, guarded, interleaved, over_memory, server, table
+from measuring import Bench, caller, guarded, interleaved, over_memory, server, table
 
 
 def access() -> list[str]:
@@ -73,18 +72,6 @@ async def rules(bench: Bench) -> list[str]:
     for count in (10, 100, 1_000, 10_000):
         servers[f"guarded, {count:,} rules"] = guarded(many(count), bench.folder)
     return table("growth with the number of rules", await over_memory(servers, bench.rounds(1_000)))
-
-
-async def calls(bench: Bench) -> list[str]:
-    """One user's calls under a limit, early and late."""
-    made = guarded(["bf:tool_0:tool_access:allow", "bf:tool_0:allow_attempts:allow:100000000"], bench.folder)
-    rounds = bench.rounds(2_000)
-    async with Client(made) as client:
-        rows = await interleaved({"calls": caller(client)}, rounds)
-    tenth = max(20, rounds // 10)
-    first = Row(name=f"calls 1 to {tenth}", times=rows[0].times[:tenth])
-    last = Row(name=f"calls {rounds - tenth} to {rounds}", times=rows[0].times[-tenth:])
-    return table("one user under `allow_attempts`", [first, last])
 
 
 async def lists(bench: Bench) -> list[str]:

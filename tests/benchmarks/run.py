@@ -22,7 +22,10 @@ sys.path.insert(1, str(ROOT / "tests"))
 
 import basics  # noqa: E402
 import decisions  # noqa: E402
+import growing  # noqa: E402
+import peaks  # noqa: E402
 import redaction  # noqa: E402
+import throughput  # noqa: E402
 import trips  # noqa: E402
 import verifying  # noqa: E402
 from measuring import Bench  # noqa: E402
@@ -32,9 +35,13 @@ BEGIN, END = "<!-- figures: python dev.py bench --write -->", "<!-- /figures -->
 TABLES: dict[str, Callable[[Bench], Any]] = {
     "added": basics.added,
     "rules": basics.rules,
-    "calls": basics.calls,
+    "calls": growing.calls,
     "lists": basics.lists,
     "decisions": decisions.decisions,
+    "principals": growing.principals,
+    "grants": growing.grants,
+    "throughput": throughput.throughput,
+    "memory": peaks.peaks,
     "redaction": redaction.redaction,
     "trips": trips.trips,
     "verifying": lambda bench: verifying.measure(bench.rounds(1_000)),
@@ -46,7 +53,7 @@ def measure(name: str, *, quick: bool) -> str:
     """One table, as markdown."""
     with tempfile.TemporaryDirectory(prefix="macaroon-bench-") as folder:
         made = TABLES[name](Bench(folder=Path(folder), quick=quick))
-        lines = asyncio.run(made) if inspect.isawaitable(made) else made
+        lines = asyncio.run(made) if inspect.iscoroutine(made) else made
     return "\n".join(lines)
 
 

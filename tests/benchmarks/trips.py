@@ -80,9 +80,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 @asynccontextmanager
-async def connected(
-    address: str, bench: Bench, rules: list[Any], *, token: bool = False
-) -> AsyncIterator[Client[Any]]:
+async def connected(address: str, bench: Bench, rules: list[Any], *, token: bool = False) -> AsyncIterator[Client[Any]]:
     """A client of a guarded server on this store; with `token`, over HTTP, since there a token is a credential."""
     made = load_runtime(policy(rules, bench.folder, store=address, **({"tokens": {}} if token else {})))
     if not token:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-SOAK = Path(__file__).parents[1] / "soak" / "run.py"
+SOAK = Path(__file__).parents[1] / "soaking" / "run.py"
 
 
 @pytest.mark.threat("FI1", "FI4", "FI13", "FI15")
