@@ -30,7 +30,8 @@ def proxy(servers: Sequence[str]) -> Starlette:
         server = sessions.get(request.headers.get(SESSION, "")) or next(following)
         headers = [(name, value) for name, value in request.headers.items() if name not in HOP_BY_HOP]
         path = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-        sent = client.build_request(request.method, server + path, headers=headers, content=await request.body())
+        content = None if request.method == "GET" else request.stream()
+        sent = client.build_request(request.method, server + path, headers=headers, content=content)
         try:
             answer = await client.send(sent, stream=True)
         except httpx2.TransportError:

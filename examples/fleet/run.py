@@ -56,6 +56,8 @@ def running(command: list[str], port: int, **environment: str) -> Iterator[None]
                 socket.create_connection(("127.0.0.1", port), 1).close()
                 break
             time.sleep(0.05)
+        else:
+            raise SystemExit(f"{command[0]} does not listen on {port} after 30 s")
         yield
     finally:
         process.terminate()
