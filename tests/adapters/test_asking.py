@@ -290,6 +290,13 @@ async def test_a_question_that_nobody_answers_in_time_denies_this_call_and_no_ot
         assert await o.ran() == ["send-bob"]
 
 
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that sends whatever it likes: FastMCP's own, from 4.2 on, holds its answers against the form."""
+    monkeypatch.setattr("fastmcp.client.elicitation._validate_form_content", lambda *_: None, raising=False)
+
+
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("era", ERAS)
 @pytest.mark.threat("F05")
 async def test_a_client_that_accepts_by_itself_agrees_to_nothing(era: str, tmp_path: Path) -> None:
@@ -303,6 +310,7 @@ async def test_a_client_that_accepts_by_itself_agrees_to_nothing(era: str, tmp_p
         assert all(field["default"] == "deny" for field in schema["properties"].values())
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("era", ERAS)
 @pytest.mark.parametrize("says", ["ONCE", "yes", "allow", "", "once ", "deny\n"])
 @pytest.mark.threat("F05")

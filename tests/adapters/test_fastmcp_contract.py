@@ -135,7 +135,7 @@ def test_the_request_context_can_be_bound_again() -> None:
 def test_a_raw_result_travels_beside_a_tool_result() -> None:
     raw = CallToolResult(content=[TextContent(type="text", text="x")])
     result = ToolResult.from_mcp_result(raw)
-    assert result.to_mcp_result() is raw
+    assert result.to_mcp_result() == raw
     assert "_raw_mcp_result" in ToolResult.__private_attributes__
 
 

@@ -25,12 +25,14 @@ ERAS = pytest.mark.parametrize("era", wire.ERAS)
 
 
 @pytest.mark.threat("FI26", "G08")
-def test_a_raw_result_outlives_edits_and_copies_and_not_a_new_object() -> None:
-    raw = mcp_types.CallToolResult(content=[], structured_content={"a": 1})
-    result = ToolResult.from_mcp_result(raw)
+def test_a_raw_result_outlives_copies_and_not_a_new_object() -> None:
+    class Given(mcp_types.CallToolResult):
+        pass
+
+    result = ToolResult.from_mcp_result(Given(content=[], structured_content={"a": 1}))
     result.structured_content = {}
-    assert result.to_mcp_result() is raw
-    assert result.model_copy(update={"structured_content": {}}).to_mcp_result() is raw
+    for same in (result, result.model_copy()):
+        assert isinstance(same.to_mcp_result(), Given)
     assert ToolResult(content=[], structured_content={})._raw_mcp_result is None
     assert "_raw_mcp_result" in ToolResult.__private_attributes__
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
+import httpx2
 import pytest
 from fastmcp import Client, Context, FastMCP
 from fastmcp.utilities.tests import asgi_client
 from guarded import ERAS, code_of, guarded, http, policy, text_of, tokens
 from mcp.shared.exceptions import MCPError
 from mcp_types import InitializedNotification, PaginatedRequestParams
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 
 class Person(BaseModel):
@@ -249,4 +250,57 @@ async def test_a_client_with_an_older_schema_is_refused_until_it_lists_again(era
         assert await code_of(client, "typed", id=1) == "schema_changed"
         await client.list_tools()
         assert (await client.call_tool("typed", {"id": 1})).structured_content == {"id": 1}
+    assert made.exactly_one_end_each()
+
+
+def regional() -> FastMCP[Any]:
+    """A server of which one tool mirrors an argument in a header."""
+    server: FastMCP[Any] = FastMCP("s", auth=tokens(alice={"groups": ["ops"]}, bob={}))
+
+    @server.tool
+    def wipe(region: Annotated[str, Field(json_schema_extra={"x-mcp-header": "Region"})]) -> str:
+        return f"wiped {region}"
+
+    return server
+
+
+async def posted(server: FastMCP[Any], user: str, tool: str, **headers: str) -> httpx2.Response:
+    """A modern call over HTTP by hand, with these headers beside its own."""
+    meta = {
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientInfo": {"name": "by hand", "version": "1"},
+        "io.modelcontextprotocol/clientCapabilities": {},
+    }
+    params = {"name": tool, "arguments": {"region": "eu"}, "_meta": meta}
+    sent = {
+        "accept": "application/json, text/event-stream",
+        "authorization": f"Bearer {user}",
+        "mcp-protocol-version": "2026-07-28",
+        "mcp-method": "tools/call",
+        "mcp-name": tool,
+        **{name.replace("_", "-"): value for name, value in headers.items()},
+    }
+    app = server.http_app(json_response=True, stateless_http=True)
+    transport = httpx2.ASGITransport(app=app)
+    async with app.lifespan(app), httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+        return await client.post("/mcp", json=body, headers=sent)
+
+
+@pytest.mark.threat("Q02", "H10")
+async def test_a_header_that_does_not_fit_tells_nobody_that_a_hidden_tool_exists() -> None:
+    server = regional()
+    made = guarded(
+        server,
+        [{"before": "wipe", "policy": "tool_access", "action": "allow", "for": {"claim": {"groups": "ops"}}}],
+    )
+    for _ in range(2):  # before and after somebody was shown the tool
+        hidden = await posted(server, "bob", "wipe", mcp_param_region="us")
+        unknown = await posted(server, "bob", "wine", mcp_param_region="us")
+        assert hidden.status_code == unknown.status_code == 200
+        assert hidden.text.replace("wipe", "wine") == unknown.text
+        assert (await posted(server, "alice", "wipe", mcp_param_region="eu")).status_code == 200
+        async with http(server, "alice") as client:
+            assert [tool.name for tool in await client.list_tools()] == ["wipe"]
+    assert (await posted(server, "alice", "wipe", mcp_param_region="us")).status_code == 400
     assert made.exactly_one_end_each()

@@ -11,12 +11,13 @@ from typing import Any
 import httpx2
 import mcp_types
 import pytest
-from fastmcp import Client, FastMCP
+from asking import Person
+from fastmcp import Client, Context, FastMCP
 from fastmcp.server.auth import AuthProvider
 from guarded import ERAS, Guarded, code_of, guarded, http, policy, runtime, text_of, tokens
 from serving import serving
 
-from mcp_macaroon_middleware.adapters.fastmcp import MacaroonAuth, guard
+from mcp_macaroon_middleware.adapters.fastmcp import MacaroonAuth, MacaroonClientAuth, guard
 from mcp_macaroon_middleware.config.runtime import Runtime, load_runtime
 from mcp_macaroon_middleware.errors import BindError, ConfigError, StoreUnavailable
 from mcp_macaroon_middleware.model import Principal
@@ -276,6 +277,39 @@ async def test_a_proxied_server_never_gets_the_token_or_its_discharges(
     assert "mm_" not in str(seen)
     assert "md_" not in str(seen)
     assert not any("authorization" in headers or "macaroon-discharge" in headers for headers, _ in seen)
+
+
+@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.parametrize("rule", ["", "af:look:field_access:deny:absent", "bf:look:tool_access:elicit"])
+@pytest.mark.threat("A17")
+async def test_a_component_sees_no_token_under_any_rule_and_is_called_on_behalf_of_its_bearer(
+    rule: str, era: str
+) -> None:
+    made, records = runtime(
+        ["bf:*:tool_access:allow", *([rule] if rule else [])], config={"audience": AUDIENCE, "tokens": {}}
+    )
+    server, seen = FastMCP[Any]("mail"), list[Any]()
+
+    @server.tool
+    def inner() -> dict[str, Any]:
+        return {"ok": True}
+
+    @server.tool
+    async def look(ctx: Context) -> dict[str, Any]:
+        bound = ctx.request_context
+        assert bound is not None
+        seen.append((bound.meta, bound._srctx.params))
+        return (await ctx.fastmcp.call_tool("inner", {})).structured_content or {}
+
+    guard(server, made)
+    auth = MacaroonClientAuth(token_of(made))
+    async with Client(auth.over(server), mode=era, elicitation_handler=Person()) as client:
+        result = await client.call_tool("look", {}, meta={"mine": 1})
+    assert result.structured_content == {"ok": True}
+    assert seen[0][0]["mine"] == 1
+    assert "mm_" not in str(seen)
+    assert [r["component"]["name"] for r in records.finals() if r.get("nested")] == ["inner"]
+    assert {r["principal"]["subject"] for r in records.finals() if r["component"]["kind"] == "tool"} == {"alice"}
 
 
 # --- beside another provider ------------------------------------------------------------------------------------------

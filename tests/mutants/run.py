@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-LIST = Path(__file__).with_name("mutants.toml")
+LISTS = sorted(Path(__file__).parent.glob("*.toml"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +34,8 @@ class Mutant:
 
 def main(words: list[str]) -> int:
     """Runs the mutants whose names hold one of `words` (all, without words); returns the exit code."""
-    mutants = [Mutant(**entry) for entry in tomllib.loads(LIST.read_text(encoding="utf-8"))["mutant"]]
+    lists = [tomllib.loads(path.read_text(encoding="utf-8")) for path in LISTS]
+    mutants = [Mutant(**entry) for entries in lists for entry in entries["mutant"]]
     chosen = [mutant for mutant in mutants if not words or any(word in mutant.name for word in words)]
     tests = sorted({test for mutant in chosen for test in mutant.tests.split()})
     print(f"{len(chosen)} mutants; first their tests on the untouched code", flush=True)

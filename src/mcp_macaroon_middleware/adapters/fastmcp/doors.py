@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack
-from dataclasses import replace
+from contextlib import AbstractContextManager
 from itertools import count
 from types import TracebackType
 from typing import Any, Final, cast
 
 from fastmcp.exceptions import FastMCPError, PromptError, ResourceError, ToolError
-from fastmcp.server.dependencies import bind_request_context, fastmcp_request_ctx
+from fastmcp.server.dependencies import fastmcp_request_ctx
 from fastmcp.tools.base import ToolResult
 from mcp.server.connection import Connection
 from mcp.server.context import ServerRequestContext
@@ -27,9 +26,10 @@ from mcp_types import MISSING_REQUIRED_CLIENT_CAPABILITY
 from ...errors import ResultWithheld
 from ...model import Refusal
 from .documents import read
-from .logs import QUIET, hushed, is_quiet, quiet_logs
+from .logs import QUIET, hush, is_quiet, quiet_logs, unhush
 from .refusals import REFUSED, FixedText
 from .results import ERROR_WITHHELD
+from .stripping import again
 
 NOT_NOW: Final = "This component asks for input, which may not be shown under an output rule. [question_withheld]"
 LACKS: Final = "The client lacks a capability that this component needs."
@@ -205,18 +205,32 @@ def quiet_session(session: Any, *, passes: bool = False, token: Any = None) -> A
 
 def _same_connection(connection: Any) -> Any:
     """A copy that counts as the same connection: stateful proxies keep their sessions by it."""
-    kind = type(connection)
     same = copy.copy(connection)
-    same.__class__ = type(
+    same.__class__ = _same_class(type(connection))
+    same._macaroon_original = connection
+    return same
+
+
+def _same_class(kind: type[Any]) -> type[Any]:
+    """The class of such copies, made once."""
+    found = _SAME.get(kind)
+    if found is None:
+        found = _SAME[kind] = _made_same(kind)
+    return found
+
+
+_SAME: Final[dict[type[Any], type[Any]]] = {}
+
+
+def _made_same(kind: type[Any]) -> type[Any]:
+    return type(
         kind.__name__,
         (kind,),
         {
-            "__hash__": lambda _: hash(connection),
-            "__eq__": lambda _, other: connection == getattr(other, "_macaroon_original", other),
-            "_macaroon_original": connection,
+            "__hash__": lambda self: hash(self._macaroon_original),
+            "__eq__": lambda self, other: self._macaroon_original == getattr(other, "_macaroon_original", other),
         },
     )
-    return same
 
 
 def works() -> bool:
@@ -245,27 +259,28 @@ class held(AbstractContextManager[None]):
     itself, so that the server's own log has no traceback with a value either. Cancellation passes.
     """
 
+    __slots__ = ("_bound", "_hushed", "_kind", "_passes")
+
     def __init__(self, kind: str, *, passes: bool = False) -> None:
         self._kind = kind
         self._passes = passes
-        self._stack = ExitStack()
 
     def __enter__(self) -> None:
         quiet_logs()
-        with ExitStack() as stack:
-            stack.enter_context(hushed())
-            bound = fastmcp_request_ctx.get()
-            if bound is not None:
-                source = bound._srctx
-                token = source.meta.get("progress_token") if source.meta else None
-                session = quiet_session(source.session, passes=self._passes, token=token)
-                stack.enter_context(bind_request_context(replace(source, session=session)))
-            self._stack = stack.pop_all()
+        bound, quiet = fastmcp_request_ctx.get(), None
+        if bound is not None:
+            source = bound._srctx
+            token = source.meta.get("progress_token") if source.meta else None
+            quiet = again(bound, session=quiet_session(source.session, passes=self._passes, token=token))
+        self._hushed = hush()
+        self._bound = fastmcp_request_ctx.set(quiet) if quiet is not None else None
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stack.close()
+        if self._bound is not None:
+            fastmcp_request_ctx.reset(self._bound)
+        unhush(self._hushed)
         if not isinstance(error, Exception):
             return
         failure = guarded_error(self._kind, error, passes=self._passes)

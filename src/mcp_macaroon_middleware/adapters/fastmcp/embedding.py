@@ -23,6 +23,7 @@ from ...errors import ResultWithheld
 from ...model import Redaction
 from ...rules import normal_uri
 from .blocks import Blocks, note
+from .compat import tool_result
 from .resolve import Found
 
 if TYPE_CHECKING:
@@ -90,9 +91,7 @@ def _prompt(result: PromptResult, settle: Callable[[Any], Any]) -> PromptResult:
 def _tool(result: ToolResult, settle: Callable[[Any], Any]) -> ToolResult:
     left = [kept for block in result.content if (kept := settle(block)) is not None]
     content = left if len(left) == len(result.content) else [*left, note()]
-    return ToolResult(
-        content=content, structured_content=result.structured_content, meta=result.meta, is_error=result.is_error
-    )
+    return tool_result(result, content, result.structured_content, result.meta)
 
 
 def _rule(guard: Guard, ticket: Ticket) -> Rule:

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from pydantic_core import from_json, to_json
 
 from ...errors import ResultWithheld
+from .compat import RAW
 
 _BLOCK: Final[TypeAdapter[Any]] = TypeAdapter(ContentBlock)
 
@@ -44,25 +45,29 @@ def _dumped(model: Any) -> Any:
 
 
 def _tool_wire(result: ToolResult) -> dict[str, Any]:
-    raw = result._raw_mcp_result
+    given = result._raw_mcp_result
     return {
         "content": [_dumped(block) for block in result.content],
         "structured": result.structured_content,
         "meta": result.meta,
         "error": result.is_error,
-        "raw": None if raw is None else _dumped(raw),
+        "given": None if given is None else _dumped(given),
     }
 
 
 def _tool(facts: Mapping[str, Any]) -> ToolResult:
-    if facts["raw"] is not None:
-        return ToolResult.from_mcp_result(CallToolResult.model_validate(facts["raw"]))
-    return ToolResult(
-        content=[_BLOCK.validate_python(block) for block in facts["content"]],
-        structured_content=facts["structured"],
-        meta=facts["meta"],
-        is_error=facts["error"],
-    )
+    public = {
+        "content": [_BLOCK.validate_python(block) for block in facts["content"]],
+        "structured_content": facts["structured"],
+        "meta": facts["meta"],
+        "is_error": facts["error"],
+    }
+    if facts["given"] is None:
+        return (RAW if facts["kind"] == "raw" else ToolResult)(**public)
+    made = ToolResult.from_mcp_result(CallToolResult.model_validate(facts["given"]))
+    for name, value in public.items():  # what stands further in may have changed them
+        setattr(made, name, value)
+    return made
 
 
 def _resource_wire(result: ResourceResult) -> dict[str, Any]:
@@ -99,6 +104,7 @@ def _prompt(facts: Mapping[str, Any]) -> PromptResult:
 
 _KINDS: Final[tuple[tuple[type[Any], str, Callable[[Any], dict[str, Any]], Callable[[Any], Any]], ...]] = (
     (ToolResult, "tool", _tool_wire, _tool),
+    (RAW, "raw", _tool_wire, _tool),
     (ResourceResult, "resource", _resource_wire, _resource),
     (PromptResult, "prompt", _prompt_wire, _prompt),
 )

@@ -31,6 +31,7 @@ from .frames import LeafKey, Ticket
 from .gate import LastGate
 from .identity import NO_ONE, Identity, identify, somebody, source_of
 from .logs import quiet_logs
+from .mirrored import follow
 from .resolve import Known, Resolver
 from .sealed import seal_states
 from .shapes import Shape
@@ -164,6 +165,7 @@ class Guard:
 
         quiet_logs()
         settings = self.runtime.settings
+        follow(self.server)
         seal_states(self.server, self.runtime.keys, settings.audience, timeout=settings.approvals.timeout)
         problems = list(_foreign(self.server.auth, self.runtime))
         self.runtime.enforced = True

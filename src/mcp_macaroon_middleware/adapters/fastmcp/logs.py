@@ -7,9 +7,8 @@ with its traceback before anybody could look at it. A line that is held keeps it
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping
+from contextvars import ContextVar, Token
 from typing import Any, Final
 
 from fastmcp.server.dependencies import fastmcp_request_ctx
@@ -26,14 +25,12 @@ _held: ContextVar[bool] = ContextVar("mcp_macaroon_held", default=False)
 _plain_record: Final = frozenset(vars(logging.makeLogRecord({})))
 
 
-@contextmanager
-def hushed() -> Iterator[None]:
-    """Within it, what FastMCP's and the SDK's loggers say of a component's texts is replaced."""
-    token = _held.set(True)
-    try:
-        yield
-    finally:
-        _held.reset(token)
+def hush() -> Token[bool]:
+    """From now on what FastMCP's and the SDK's loggers say of a component's texts is replaced, until `unhush`."""
+    return _held.set(True)
+
+
+unhush: Final = _held.reset
 
 
 def quiet_logs() -> None:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from fastmcp import FastMCP
 from fastmcp.resources.template import ResourceTemplate, forward_uri
-from fastmcp.server.providers.addressing import parse_hashed_backend_name, parse_hashed_resource_uri
+from fastmcp.server.providers.addressing import parse_hashed_backend_name
 from fastmcp.server.providers.fastmcp_provider import FastMCPProviderResourceTemplate
 from fastmcp.server.providers.prefab_synthesis import synthesize_prefab_resource_by_uri
 from fastmcp.server.providers.proxy import ProxyTemplate
@@ -31,6 +31,9 @@ from .frames import LeafKey
 from .uris import canonical, objection, spellings
 
 logger: Final = logging.getLogger("mcp_macaroon_middleware")
+
+RENDERED: Final = "ui://prefab/"
+"""What the addresses of pages that FastMCP makes for tools begin with."""
 
 FRESH: Final = 1.0
 MOST: Final = 4096
@@ -189,7 +192,7 @@ class Resolver:
         self, server: FastMCP[Any], uri: str, version: VersionSpec | None = None
     ) -> Found | Objection | None:
         """The resource that a read of `uri` at `server` reads: the exact one, else a template with its parameters."""
-        if parse_hashed_resource_uri(uri) is not None:
+        if uri.startswith(RENDERED):
             rendered = await synthesize_prefab_resource_by_uri(server, uri)
             if rendered is not None:
                 return await self._found(server, rendered, server, rendered, rendered, _Trail(names=[uri]))

@@ -18,6 +18,7 @@ from fastmcp.tools.base import InputRequiredToolResult, ToolResult
 from ...errors import ResultWithheld
 from ...model import JSON, Redaction, Result
 from .blocks import WITHHELD, Blocks, is_marked, no_fields, note, texts_of
+from .compat import tool_result
 from .documents import plain, read, write
 from .schemas import conforms, is_wrapped
 
@@ -130,9 +131,7 @@ def redact_tool_result(
     content = _content(result, blocks, structured)
     if structured is not None and output_schema is not None and not result.is_error and blocks.size <= MAX_HELD:
         _hold(structured, output_schema)
-    return ToolResult(
-        content=content, structured_content=structured, meta=blocks.meta(result.meta), is_error=result.is_error
-    )
+    return tool_result(result, content, structured, blocks.meta(result.meta))
 
 
 def _redacted_structured(result: ToolResult, blocks: Blocks, schema: Mapping[str, Any] | None) -> Any:

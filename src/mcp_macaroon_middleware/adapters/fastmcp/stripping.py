@@ -6,6 +6,7 @@ FastMCP passes a request's headers and `_meta` on to the servers that it proxies
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from fastmcp.server.dependencies import FastMCPRequestContext
@@ -30,8 +31,18 @@ def brought(bound: FastMCPRequestContext | None) -> Mapping[str, Any]:
     found: dict[str, Any] = {key: meta[key] for key in (TOKEN, DISCHARGES) if key in meta}
     setattr(bound, KEPT, found)
     if found:
-        bound.meta = {key: value for key, value in meta.items() if key not in found}
+        left = {key: value for key, value in meta.items() if key not in found}
+        source = bound._srctx
+        bound.meta, bound._srctx = left, replace(source, params={**(source.params or {}), "_meta": left})
     return found
+
+
+def again(bound: FastMCPRequestContext, **changes: Any) -> FastMCPRequestContext:
+    """The same request with another session or other params: what was taken off stays off, and is known as before."""
+    source = replace(bound._srctx, **changes)
+    same = replace(bound, session=source.session, _srctx=source)
+    setattr(same, KEPT, brought(bound))
+    return same
 
 
 def bare(bound: FastMCPRequestContext | None) -> None:

@@ -11,14 +11,15 @@ import hmac
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final
 
-from fastmcp.server.dependencies import bind_request_context, fastmcp_request_ctx
+from fastmcp.server.dependencies import fastmcp_request_ctx
 from mcp_types import ElicitResult, InputResponseRequestParams
 
 from ...model import EMPTY, Reply
 from ...tokens import KeyRing
+from .stripping import again
 
 PREFIX: Final = "mcp-macaroon:"
 
@@ -50,8 +51,11 @@ class Turn:
             params.pop(key, None)
             if value is not None:
                 params[key] = value
-        with bind_request_context(replace(bound._srctx, params=params)):
+        token = fastmcp_request_ctx.set(again(bound, params=params))
+        try:
             yield
+        finally:
+            fastmcp_request_ctx.reset(token)
 
     def wire(self) -> Mapping[str, Any] | None:
         """The component's own answers in their wire form."""
