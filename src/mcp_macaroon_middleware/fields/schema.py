@@ -37,11 +37,12 @@ def relax_schema(schema: Schema, redaction: Redaction | None) -> dict[str, Any]:
     """
     wrapped = bool(schema.get(WRAPPED))
     mark: dict[str, Any] = {WRAPPED: True} if wrapped else {}
+    relax = _Relax(schema)
+    kind = relax.kind()
     if redaction is None or redaction.everything:
-        return {"type": "object", **mark}
+        return {**kind, **mark}
     if redaction.is_empty:
         return dict(schema)
-    relax = _Relax(schema)
     states, keeps = start(redaction.withhold), tuple(start(keep) for keep in redaction.keep)
     if wrapped:
         found = relax.resolved(schema).get("properties")
@@ -51,7 +52,7 @@ def relax_schema(schema: Schema, redaction: Redaction | None) -> dict[str, Any]:
     else:
         out = relax.node(schema, states, keeps, frozenset(), 0)
     dialect = {"$schema": schema["$schema"]} if "$schema" in schema else {}
-    return {**dialect, **out, "type": "object"}
+    return {**dialect, **out, **kind}
 
 
 class _Relax:
@@ -61,6 +62,22 @@ class _Relax:
         self._root = root
         self._nodes = 0
         self._lone = any(draft in str(root.get("$schema", "")) for draft in _NO_SIBLINGS)
+
+    def kind(self) -> dict[str, Any]:
+        """What the whole result is, which no redaction changes: an object, what the schema says, or anything."""
+        root: Any = self._root
+        for _ in range(MAX_DEPTH):
+            if not isinstance(root, Mapping):
+                return {}
+            if "type" in root:
+                kinds = root["type"] if isinstance(root["type"], list) else [root["type"]]
+                return {"type": "object" if set(kinds) - {"null"} == {"object"} else root["type"]}
+            if "properties" in root:
+                return {"type": "object"}
+            if "$ref" not in root:
+                return {}
+            root = self._target(root["$ref"])
+        return {}
 
     def node(self, schema: Any, withheld: States, keeps: Keeps, seen: frozenset[Any], depth: int) -> dict[str, Any]:
         """The schema of a place that paths may reach, or that holds references."""

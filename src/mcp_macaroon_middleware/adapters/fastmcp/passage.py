@@ -155,7 +155,7 @@ class Passage:
         asking = self.talk.asking(found) if self.talk is not None else None
         while True:
             decision = await self._decided(request, identity, found, expected, asking)
-            if decision.lacking:
+            if decision.lacking and not request.nested and not self.raises:  # nothing has run for this request yet
                 stepping.mark()
             if decision.effect is not Effect.ASK or self.talk is None or asking is None:
                 return decision if decision.refusal is None else self._refuse(decision.refusal)
