@@ -44,6 +44,7 @@ class JsonlSink:
 
     def __init__(self, path: Path, *, sync: bool = False) -> None:
         self._path = path
+        self._name = os.fspath(path)
         self._sync = sync
         self._lock = threading.Lock()
         self._closed = False
@@ -137,7 +138,7 @@ class JsonlSink:
     def _follow(self) -> None:
         """Looks what became of the file since the last write, and says so in it."""
         try:
-            now = os.stat(self._path)
+            now = os.stat(self._name)
         except FileNotFoundError:
             now = None
         except OSError as error:

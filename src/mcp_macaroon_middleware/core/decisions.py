@@ -98,6 +98,12 @@ class Decision:
         self.facts.setdefault(key, []).append(fact)
 
     @property
+    def ruled(self) -> bool:
+        """Whether anything is to be judged, or noted, once there is a result."""
+        settled = self.own_after is NOTHING_AFTER and self.lent_after is NOTHING_AFTER
+        return not settled or bool(self.narrowed or self.legs)
+
+    @property
     def allowed(self) -> bool:
         """Whether the component may run."""
         return self.effect is Effect.ALLOW

@@ -180,14 +180,14 @@ class PolicyEngine:
         plan, request = decision.plan, decision.request
         if token is not None and token.expires is not None and self._clock.now() >= token.expires:
             return self._refused(decision, plain_refusal("token_expired"))
-        refusal = await self.consent.resume(decision, asking)
+        refusal = await self.consent.resume(decision, asking) if asking is not None else None
         if refusal is not None:
             return self._refused(decision, refusal)
         book = self.caveats.of(token, plan) if token is not None else NO_CAVEATS
         own = plan.book.lookup(Phase.BEFORE, request.component)
         lent = book.lookup(Phase.BEFORE, request.component) if token is not None else NO_MATCHES
-        operator = await self._begin(plan, own, request)
-        holder = await self._begin(plan, lent, request)
+        operator = self._begun(own, request) or await self._begin(plan, own, request)
+        holder = self._begun(lent, request) or await self._begin(plan, lent, request)
         if self._verdict(decision, operator, holder) is not Effect.DENY and not decision.deferred:
             for matches, tally in ((own, operator), (lent, holder)):
                 if matches.arguments:
@@ -242,12 +242,16 @@ class PolicyEngine:
         decision.effect, decision.refusal = Effect.ASK, plain_refusal("approval_required")
         return decision
 
+    def _begun(self, matches: Matches, request: RequestContext) -> Tally | None:
+        """What the checks come to, where all of them are constant: nothing will be added to it."""
+        if matches.free or matches.arguments:
+            return None
+        summary = self.judge.summary(matches, request)
+        return None if summary.caveats else summary
+
     async def _begin(self, plan: Plan, matches: Matches, request: RequestContext) -> Tally:
         """What the checks that need no arguments come to."""
-        summary = self.judge.summary(matches, request)
-        if not matches.free and not matches.arguments and not summary.caveats:
-            return summary  # nothing will be added to it
-        tally = summary.copy()
+        tally = self.judge.summary(matches, request).copy()
         if matches.free:
             await self.judge.judge(self.judge.applying(plan, matches.free, request), request, tally)
         return tally
@@ -414,8 +418,10 @@ class PolicyEngine:
 
     async def _finish(self, decision: Decision, result: Result, apply: Apply | None, asking: Asking | None) -> Outcome:
         try:
-            decision.challenges = ()
-            refusal = await self.consent.resume(decision, asking)
+            if not decision.ruled:
+                return Outcome(effect=Effect.ALLOW, applied=apply(Redaction()) if apply is not None else None)
+            decision.challenges, decision.asking = (), asking
+            refusal = await self.consent.resume(decision, asking) if asking is not None else None
             if refusal is not None:
                 return Outcome(effect=Effect.DENY, refusal=refusal)
             outcome = await self._judge_result(decision, result)

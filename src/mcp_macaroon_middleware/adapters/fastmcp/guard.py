@@ -29,7 +29,7 @@ from .delegating import offer
 from .fitting import misfits
 from .frames import LeafKey, Ticket
 from .gate import LastGate
-from .identity import NO_ONE, Identity, identify, somebody, source_of
+from .identity import NO_ONE, Identity, caller, identify, somebody
 from .logs import quiet_logs
 from .mirrored import follow
 from .resolve import Known, Resolver
@@ -78,13 +78,17 @@ class Guard:
 
     # --- for every request ----------------------------------------------------------------------------------------
 
+    def caller(self) -> Identity | None:
+        """The caller of the request in hand, where that can be told at once. Raises `Unidentified`."""
+        return caller(self.runtime.settings.identity, self.server.auth, self.runtime.bearers)
+
     async def identify(self) -> Identity:
         """The caller of the request in hand. Raises `Unidentified`."""
-        return await identify(self.runtime.settings.identity, source_of(self.server.auth), self.runtime.bearers)
+        return await identify(self.runtime.settings.identity, self.server.auth, self.runtime.bearers)
 
     async def somebody(self) -> Identity:
         """The caller as far as that can be told."""
-        return await somebody(self.runtime.settings.identity, source_of(self.server.auth), self.runtime.bearers)
+        return await somebody(self.runtime.settings.identity, self.server.auth, self.runtime.bearers)
 
     def request(self, identity: Identity | None, component: Component, *, nested: bool = False) -> RequestContext:
         """A request as the engine judges it, without its arguments."""

@@ -50,7 +50,7 @@ class Chain(Middleware, ABC):
 
     async def __call__(self, context: Context, call_next: Next) -> Any:
         """Takes a message on its way. The phases of FastMCP's dispatch are read here, so that none is missed."""
-        guard = await self._guard(context)
+        guard = self._standing(context) or await self._guard(context)
         if guard is None:
             return await call_next(context)
         if guard.broken is not None and context.method not in methods.OUTSIDE:
@@ -61,6 +61,10 @@ class Chain(Middleware, ABC):
         if handler is None:
             return await methods.typed(guard, context, call_next)
         return await handler(guard, context, call_next)
+
+    @abstractmethod
+    def _standing(self, context: Context) -> Guard | None:
+        """The same where it stands and is ready, so that nothing has to be waited for."""
 
     @abstractmethod
     async def _guard(self, context: Context) -> Guard | None:
@@ -79,8 +83,11 @@ class Member(Chain):
     def __init__(self, engine: PolicyEngine) -> None:
         self.macaroon_engine = engine
 
-    async def _guard(self, context: Context) -> Guard | None:
+    def _standing(self, context: Context) -> Guard | None:
         return frame().entries.get(self.macaroon_engine)
+
+    async def _guard(self, context: Context) -> Guard | None:
+        return self._standing(context)
 
 
 class MacaroonMiddleware(Chain):
@@ -126,19 +133,27 @@ class MacaroonMiddleware(Chain):
         principal = Principal(kind="user", namespace="", subject=user_id)
         return Macaroon(id=_macaroon_id(principal), principal=principal)
 
-    async def _guard(self, context: Context) -> Guard:
+    def _standing(self, context: Context) -> Guard | None:
         entry = frame().entries.get(self.macaroon_engine)
         if entry is not None:
             return entry
+        kept = self._guards.get(id(_server(context)))
+        if kept is None:
+            return None
+        kept[1].settle()
+        return None if kept[1].pending else kept[1]
+
+    async def _guard(self, context: Context) -> Guard:
+        standing = self._standing(context)
+        if standing is not None:
+            return standing
         server = _server(context)
         kept = self._guards.get(id(server))
         if kept is None:
             kept = self._guards.setdefault(id(server), (server, await bind_late(server, self.runtime)))
-        guard = kept[1]
-        guard.settle()
-        if guard.pending:
-            await guard.ready()
-        return guard
+        kept[1].settle()
+        await kept[1].ready()
+        return kept[1]
 
     # --- FastMCP's hooks, for whoever calls one directly ------------------------------------------------------------
 

@@ -16,11 +16,10 @@ from fastmcp.exceptions import PromptError, ToolError, ValidationError
 from fastmcp.tools.base import ToolResult
 from mcp_types import EmbeddedResource
 
-from ...core.asks import Asking
 from ...core.decisions import Decision, Outcome, plain_refusal
 from ...core.rejudging import rejudge
 from ...errors import ArgumentsInvalid, ResultWithheld, StoreUnavailable
-from ...model import Challenge, Component, Effect, Refusal, RequestContext
+from ...model import Challenge, Component, Effect, Refusal
 from . import stepping
 from .arguments import coerced, is_local, sendable, through
 from .asking import Conversation, OnTheWire, Replies, can_ask
@@ -102,7 +101,7 @@ class Passage:
 
     async def take(self, proceed: Proceed) -> Any:
         """The call's answer: what `proceed` returns, without what may not leave; or a refusal, returned or raised."""
-        prepared = await self._prepared()
+        prepared = self._at_once() or await self._prepared()
         if isinstance(prepared, Refusal):
             return self._refuse(prepared)
         identity, found, expected = prepared
@@ -117,6 +116,16 @@ class Passage:
         return await (self._run(ticket, proceed) if decision.held is None else self._released(ticket, decision.held))
 
     # --- before ---------------------------------------------------------------------------------------------------
+
+    def _at_once(self) -> tuple[Identity, Found, dict[str, Any] | None] | None:
+        """Who calls and what, where nothing has to be waited for. Whoever cannot be named is refused by `_prepared`."""
+        if self.known is None:
+            return None
+        try:
+            identity = self.guard.caller()
+        except Exception:
+            return None
+        return (identity, self.known, self._expected(self.known)) if identity is not None else None
 
     async def _prepared(self) -> tuple[Identity, Found, dict[str, Any] | None] | Refusal:
         """Who calls and what; or why not, with its record."""
@@ -153,8 +162,22 @@ class Passage:
         """The decision that allows the call, once everybody who must has agreed; else the answer to the request."""
         request = self.guard.request(identity, found.component, nested=frame().depth > 0)
         asking = self.talk.asking(found) if self.talk is not None else None
+
+        async def values() -> Mapping[str, Any]:
+            return coerced(found.leaf, expected or {}, found.server)
+
         while True:
-            decision = await self._decided(request, identity, found, expected, asking)
+            try:
+                decision = await self.guard.engine.decide(
+                    request,
+                    token=identity.token,
+                    arguments=values,
+                    raw=self.arguments or found.params,
+                    deferred=expected is None,
+                    asking=asking,
+                )
+            except ArgumentsInvalid as error:
+                raise self._invalid(error) from None
             if decision.lacking and not request.nested and not self.raises:  # nothing has run for this request yet
                 stepping.mark()
             if decision.effect is not Effect.ASK or self.talk is None or asking is None:
@@ -183,29 +206,6 @@ class Passage:
         except Exception as error:
             logger.error("a question could not be asked: %s", type(error).__name__)
             return plain_refusal("approval_failed")
-
-    async def _decided(
-        self,
-        request: RequestContext,
-        identity: Identity,
-        found: Found,
-        expected: dict[str, Any] | None,
-        asking: Asking | None,
-    ) -> Decision:
-        async def values() -> Mapping[str, Any]:
-            return coerced(found.leaf, expected or {}, found.server)
-
-        try:
-            return await self.guard.engine.decide(
-                request,
-                token=identity.token,
-                arguments=values,
-                raw=self.arguments or found.params,
-                deferred=expected is None,
-                asking=asking,
-            )
-        except ArgumentsInvalid as error:
-            raise self._invalid(error) from None
 
     def _invalid(self, error: ArgumentsInvalid) -> Exception:
         """FastMCP's own kind of error: the model must see what is wrong with its arguments."""
@@ -236,8 +236,11 @@ class Passage:
 
     async def _proceed(self, ticket: Ticket, proceed: Proceed) -> Any:
         turn = self.talk.turn if self.talk is not None else FIRST
-        with within(self._frame(ticket)), turn.inside():
-            return await proceed(turn)
+        with within(self._frame(ticket)):
+            if not turn.ours:
+                return await proceed(turn)
+            with turn.inside():
+                return await proceed(turn)
 
     def _frame(self, ticket: Ticket) -> Frame:
         """The frame that the call goes on in. A tool that no gate stands around gets its body's frame here."""
@@ -279,7 +282,7 @@ class Passage:
         """What of a finished result may leave, once those who must have been asked; or the question on its way."""
         engine, decision = self.guard.engine, ticket.decision
         redactor = self.guard.redactor(self.shape, ticket, result)
-        talk = self.talk if self.talk is not None and decision.after else None
+        talk = self.talk if decision.after else None
         asking = talk.asking(ticket.found).answered({}) if talk is not None else None
         while True:
             outcome = await engine.finish(decision, self.shape.view(result), redactor, asking=asking)

@@ -43,7 +43,7 @@ class Turn:
     def inside(self) -> Iterator[None]:
         """Runs with a request that has the component's own state and answers, and none of ours."""
         bound = fastmcp_request_ctx.get()
-        if not self.ours or bound is None:
+        if bound is None:
             yield
             return
         params = dict(bound._srctx.params or {})
