@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from .words import Kind
@@ -26,7 +27,7 @@ class Principal:
     @property
     def key(self) -> str:
         """An unambiguous text of all four parts, for store keys and digests."""
-        return json.dumps([self.kind, self.namespace, self.subject, self.tenant], ensure_ascii=True)
+        return _text_of(self.kind, self.namespace, self.subject, self.tenant)
 
     @property
     def place(self) -> str:
@@ -51,6 +52,12 @@ class Caller:
         return json.dumps([self.principal.key, self.client, list(self.lineage)], ensure_ascii=True)
 
 
+@lru_cache(maxsize=4096)
+def _text_of(*parts: str | None) -> str:
+    return json.dumps(parts, ensure_ascii=True)
+
+
+@lru_cache(maxsize=4096)
 def place_of(principal: str) -> str:
     """The place of a principal by its key; too short to tell who it is."""
     return "{" + hashlib.sha256(principal.encode("utf-8", "surrogatepass")).hexdigest()[:3] + "}"
@@ -95,7 +102,7 @@ class Component:
     @property
     def key(self) -> str:
         """An unambiguous text of what runs, the same for all of its public names; no caller can choose it."""
-        return json.dumps([self.kind, self.server, self.leaf], ensure_ascii=True)
+        return _text_of(self.kind, self.server, self.leaf)
 
 
 NOBODY: Final = Principal(kind="anonymous", namespace="", subject="")

@@ -44,6 +44,7 @@ RAW: Final[type[ToolResult]] = getattr(tools, "RawStructuredToolResult", ToolRes
 
 GUARDED: Final = "macaroon_guarded"
 TASKS: Final = "macaroon_tasks"
+T = TypeVar("T")
 C = TypeVar("C", Tool, Resource, ResourceTemplate, Prompt)
 
 
@@ -101,10 +102,17 @@ def _rebound(function: Callable[..., Any], variable: str, value: Any) -> Callabl
     return copy
 
 
+def twin(thing: T, **changes: Any) -> T:
+    """A shallow copy with other values for some attributes; no constructor runs."""
+    same = object.__new__(type(thing))
+    vars(same).update(vars(thing), **changes)
+    return same
+
+
 def tool_result(like: ToolResult, content: list[Any], structured: Any, meta: dict[str, Any] | None) -> ToolResult:
-    """A new tool result that goes on the wire as `like` does."""
+    """A new tool result that goes on the wire as `like` does, of parts that are what a wire takes already."""
     kind = RAW if isinstance(like, RAW) else ToolResult
-    return kind(content=content, structured_content=structured, meta=meta, is_error=like.is_error)
+    return kind.model_construct(content=content, structured_content=structured, meta=meta, is_error=like.is_error)
 
 
 def is_guarded(component: AnyComponent) -> bool:

@@ -7,7 +7,6 @@ own: its own loggers, files and connections.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from itertools import count
@@ -25,6 +24,7 @@ from mcp_types import MISSING_REQUIRED_CLIENT_CAPABILITY
 
 from ...errors import ResultWithheld
 from ...model import Refusal
+from .compat import twin
 from .documents import read
 from .logs import QUIET, hush, is_quiet, quiet_logs, unhush
 from .refusals import REFUSED, FixedText
@@ -195,19 +195,16 @@ def quiet_session(session: Any, *, passes: bool = False, token: Any = None) -> A
     if is_quiet(session):
         return session
     request, connection, steps = session._request_outbound, session._connection, count(1)
-    quiet = copy.copy(session)
-    quiet._request_outbound = QuietChannel(request, passes=passes, token=token, steps=steps)
-    quiet._connection = _same_connection(connection)
-    quiet._connection.outbound = QuietChannel(connection.outbound, passes=passes, token=token, steps=steps)
-    setattr(quiet, QUIET, True)
-    return quiet
+    same = _same_connection(connection)
+    same.outbound = QuietChannel(connection.outbound, passes=passes, token=token, steps=steps)
+    outbound = QuietChannel(request, passes=passes, token=token, steps=steps)
+    return twin(session, _request_outbound=outbound, _connection=same, **{QUIET: True})
 
 
 def _same_connection(connection: Any) -> Any:
     """A copy that counts as the same connection: stateful proxies keep their sessions by it."""
-    same = copy.copy(connection)
+    same = twin(connection, _macaroon_original=connection)
     same.__class__ = _same_class(type(connection))
-    same._macaroon_original = connection
     return same
 
 

@@ -13,8 +13,9 @@ from fastmcp.server.dependencies import FastMCPRequestContext
 from fastmcp.server.http import _current_http_request
 from starlette.datastructures import Headers
 
-from ...core.bearers import PREFIX
+from ...core.bearers import is_token
 from .bearing import DISCHARGES, HEADER, TOKEN
+from .compat import twin
 
 KEPT: Final = "_macaroon_sent"
 NOTHING: Final[Mapping[str, Any]] = {}
@@ -39,10 +40,8 @@ def brought(bound: FastMCPRequestContext | None) -> Mapping[str, Any]:
 
 def again(bound: FastMCPRequestContext, **changes: Any) -> FastMCPRequestContext:
     """The same request with another session or other params: what was taken off stays off, and is known as before."""
-    source = replace(bound._srctx, **changes)
-    same = replace(bound, session=source.session, _srctx=source)
-    setattr(same, KEPT, brought(bound))
-    return same
+    source = twin(bound._srctx, **changes)
+    return twin(bound, session=source.session, _srctx=source, **{KEPT: brought(bound)})
 
 
 def bare(bound: FastMCPRequestContext | None) -> None:
@@ -60,4 +59,4 @@ def _is_ours(name: bytes, value: bytes) -> bool:
     name = name.lower()
     if name == HEADER.lower().encode():
         return True
-    return name == b"authorization" and value[7:].startswith(PREFIX.encode()) and value[:7].lower() == b"bearer "
+    return name == b"authorization" and is_token(value.decode("latin-1"))
