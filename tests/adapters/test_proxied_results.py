@@ -13,7 +13,7 @@ from fastmcp.server import create_proxy
 from fastmcp.tools.base import Tool, ToolResult
 from guarded import ERAS, guarded
 
-from mcp_macaroon_middleware.adapters.fastmcp.compat import RAW
+from mcp_macaroon_middleware.adapters.fastmcp.copies import RAW
 from mcp_macaroon_middleware.adapters.fastmcp.freezing import freeze, thaw
 
 SECRET = "a@b.example"

@@ -25,8 +25,7 @@ from fastmcp.server.providers.fastmcp_provider import (
 from fastmcp.server.providers.proxy import ProxyProvider
 from fastmcp.server.providers.wrapped_provider import _WrappedProvider
 from fastmcp.server.transforms import Transform
-from fastmcp.tools import base as tools
-from fastmcp.tools.base import Tool, ToolResult
+from fastmcp.tools.base import Tool
 from fastmcp.tools.tool_transform import TransformedTool
 
 from ...errors import BindError
@@ -39,12 +38,8 @@ MOUNTED: Final = (
     FastMCPProviderPrompt,
     FastMCPProviderResourceTemplate,
 )
-RAW: Final[type[ToolResult]] = getattr(tools, "RawStructuredToolResult", ToolResult)
-"""From FastMCP 4.2 on, the result of a remote tool whose structured content need not be an object."""
-
 GUARDED: Final = "macaroon_guarded"
 TASKS: Final = "macaroon_tasks"
-T = TypeVar("T")
 C = TypeVar("C", Tool, Resource, ResourceTemplate, Prompt)
 
 
@@ -100,19 +95,6 @@ def _rebound(function: Callable[..., Any], variable: str, value: Any) -> Callabl
     copy = types.FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, cells)
     copy.__kwdefaults__ = function.__kwdefaults__
     return copy
-
-
-def twin(thing: T, **changes: Any) -> T:
-    """A shallow copy with other values for some attributes; no constructor runs."""
-    same = object.__new__(type(thing))
-    vars(same).update(vars(thing), **changes)
-    return same
-
-
-def tool_result(like: ToolResult, content: list[Any], structured: Any, meta: dict[str, Any] | None) -> ToolResult:
-    """A new tool result that goes on the wire as `like` does, of parts that are what a wire takes already."""
-    kind = RAW if isinstance(like, RAW) else ToolResult
-    return kind.model_construct(content=content, structured_content=structured, meta=meta, is_error=like.is_error)
 
 
 def is_guarded(component: AnyComponent) -> bool:

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Final, cast
 
 from fastmcp.exceptions import FastMCPError, PromptError, ResourceError, ToolError
-from fastmcp.server.dependencies import fastmcp_request_ctx
+from fastmcp.server.dependencies import FastMCPRequestContext, fastmcp_request_ctx
 from fastmcp.tools.base import ToolResult
 from mcp.server.connection import Connection
 from mcp.server.context import ServerRequestContext
@@ -24,7 +24,7 @@ from mcp_types import MISSING_REQUIRED_CLIENT_CAPABILITY
 
 from ...errors import ResultWithheld
 from ...model import Refusal
-from .compat import twin
+from .copies import twin
 from .documents import read
 from .logs import QUIET, hush, is_quiet, quiet_logs, unhush
 from .refusals import REFUSED, FixedText
@@ -239,6 +239,7 @@ def works() -> bool:
         return False
     channels = (quiet._request_outbound, quiet._connection.outbound)
     known = {"session", "meta"} <= ServerRequestContext.__dataclass_fields__.keys()
+    known = known and all(kind.__dictoffset__ for kind in (ServerRequestContext, FastMCPRequestContext))  # for `twin`
     return known and "_raw_mcp_result" in ToolResult.__private_attributes__ and all(map(_is_quiet_channel, channels))
 
 

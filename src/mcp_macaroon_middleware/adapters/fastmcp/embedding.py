@@ -23,7 +23,7 @@ from ...errors import ResultWithheld
 from ...model import Redaction
 from ...rules import normal_uri
 from .blocks import Blocks, note
-from .compat import tool_result
+from .copies import tool_result
 from .resolve import Found
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from pydantic_core import from_json, to_json
 
 from ...errors import ResultWithheld
-from .compat import RAW
+from .copies import RAW
 
 _BLOCK: Final[TypeAdapter[Any]] = TypeAdapter(ContentBlock)
 

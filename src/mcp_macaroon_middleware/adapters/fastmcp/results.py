@@ -18,7 +18,7 @@ from fastmcp.tools.base import InputRequiredToolResult, ToolResult
 from ...errors import ResultWithheld
 from ...model import JSON, Redaction, Result
 from .blocks import WITHHELD, Blocks, is_marked, no_fields, note, texts_of
-from .compat import tool_result
+from .copies import tool_result
 from .documents import plain, read, write
 from .schemas import conforms, is_wrapped
 

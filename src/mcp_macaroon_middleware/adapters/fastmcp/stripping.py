@@ -15,7 +15,7 @@ from starlette.datastructures import Headers
 
 from ...core.bearers import is_token
 from .bearing import DISCHARGES, HEADER, TOKEN
-from .compat import twin
+from .copies import twin
 
 KEPT: Final = "_macaroon_sent"
 NOTHING: Final[Mapping[str, Any]] = {}
