@@ -8,6 +8,7 @@ from typing import Any
 from fastmcp.server.context import _current_transport
 from fastmcp.server.dependencies import FastMCPRequestContext, fastmcp_request_ctx, get_access_token
 from fastmcp.server.http import _current_http_request
+from mcp.server.auth.middleware.auth_context import auth_context_var
 
 from ...config.settings import IdentitySettings
 from ...core.bearers import Bearer, Bearers, is_token
@@ -22,7 +23,9 @@ __all__ = ["NO_ONE", "Identity", "Unidentified", "bearer_here", "caller", "ident
 
 def caller(settings: IdentitySettings, auth: Any = None, bearers: Bearers | None = None) -> Identity | None:
     """`identify`, where no token of ours has to be looked at; None where one has. Raises `Unidentified`."""
-    bound, access = fastmcp_request_ctx.get(), get_access_token()
+    bound = fastmcp_request_ctx.get()
+    vouched = _request(bound) is not None or auth_context_var.get() is not None
+    access = get_access_token() if vouched else None  # where there is none, it would look for it at length
     if bearers is not None or brought(bound) or (access is not None and is_token(access.token)):
         return None
     if isinstance(access, MacaroonAccessToken):
