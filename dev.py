@@ -21,7 +21,6 @@ ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 PYTHON = BIN / ("python.exe" if os.name == "nt" else "python")
-STAMP = VENV / ".macaroon-stamp"
 OLDEST = (3, 11)
 
 
@@ -38,6 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     tests = commands.add_parser("test", help="lint, types, layers and all tests of all distributions")
     tests.add_argument("--mutants", action="store_true", help="take defences out one by one: a test must fail")
     tests.add_argument("--only-tests", action="store_true", help="skip lint, types and layers")
+    tests.add_argument(
+        "--fastmcp", metavar="VERSION", help="the FastMCP adapter's tests alone, under this FastMCP: oldest, or 4.1.2"
+    )
     commands.add_parser("bench", help="measure beside bare FastMCP, in one interleaved run")
     commands.add_parser("soak", help="mixed load with faults for --minutes N, and a report", add_help=False)
     bump = commands.add_parser("bump", help="set a new version everywhere")
@@ -61,6 +63,8 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
     """The chosen command, after the set-up it needs."""
     if options.command == "bump":
         return bump_version(options.part)
+    if options.command == "test" and options.fastmcp:
+        return test_under(oldest_fastmcp() if options.fastmcp == "oldest" else options.fastmcp, rest)
     set_up()
     if options.command == "setup":
         return 0
@@ -83,41 +87,43 @@ def distributions() -> list[Path]:
     return [ROOT, *sorted(path.parent for path in (ROOT / "plugins").glob("*/pyproject.toml"))]
 
 
-def stamp() -> str:
+def stamp(*pins: str) -> str:
     """A digest of everything that the environment is made of."""
-    digest = hashlib.sha256(sys.version.encode())
+    digest = hashlib.sha256(repr((sys.version, pins)).encode())
     for folder in distributions():
         digest.update(str(folder).encode())
         digest.update((folder / "pyproject.toml").read_bytes())
     return digest.hexdigest()
 
 
-def set_up() -> None:
-    """Makes the environment, unless it stands already."""
-    wanted = stamp()
-    if PYTHON.exists() and STAMP.exists() and STAMP.read_text() == wanted:
-        return
-    print("set-up: making .venv", flush=True)
-    if not PYTHON.exists():
-        make_venv()
-    pip("the newest pip", "--upgrade", "pip")
-    editable = [part for folder in distributions()[1:] for part in ("--editable", str(folder))]
-    pip("the package and its plugins", "--editable", f"{ROOT}[dev,testing]", *editable)
-    STAMP.write_text(wanted)
+def set_up(folder: Path = VENV, *pins: str) -> Path:
+    """Makes the environment in `folder`, unless it stands already; returns its Python. `pins` hold versions back."""
+    wanted, mark = stamp(*pins), folder / ".macaroon-stamp"
+    python = folder / PYTHON.relative_to(VENV)
+    if python.exists() and mark.exists() and mark.read_text() == wanted:
+        return python
+    print(f"set-up: making {folder.name}", flush=True)
+    if not python.exists():
+        make_venv(folder)
+    pip(python, "the newest pip", "--upgrade", "pip")
+    editable = [part for each in distributions()[1:] for part in ("--editable", str(each))]
+    pip(python, "the package and its plugins", "--editable", f"{ROOT}[dev,testing]", *editable, *pins)
+    mark.write_text(wanted)
+    return python
 
 
-def make_venv() -> None:
+def make_venv(folder: Path) -> None:
     """A fresh virtual environment; on Debian the module for it may have to be installed first."""
     try:
-        venv.create(VENV, with_pip=True, clear=True)
+        venv.create(folder, with_pip=True, clear=True)
     except (subprocess.CalledProcessError, OSError) as error:
         raise Failed(f"cannot make a virtual environment ({error}); on Debian: apt-get install python3-venv") from None
 
 
-def pip(what: str, *arguments: str) -> None:
+def pip(python: Path, what: str, *arguments: str) -> None:
     """Installs quietly; on failure shows what pip said."""
     print(f"set-up: installing {what}", flush=True)
-    command = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments]
+    command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.stderr.write(done.stdout + done.stderr)
@@ -146,6 +152,22 @@ def test(rest: list[str], *, only_tests: bool) -> int:
         return 1
     print(f"PASS: {', '.join(name for name, _ in steps)} ({seconds:.0f} s)")
     return 0
+
+
+def oldest_fastmcp() -> str:
+    """The oldest FastMCP that the package says it works with."""
+    found = re.search(r'"fastmcp>=([0-9.]+)', (ROOT / "pyproject.toml").read_text())
+    if found is None:
+        raise Failed("pyproject.toml names no oldest FastMCP")
+    return found[1]
+
+
+def test_under(version: str, rest: list[str]) -> int:
+    """The tests of the FastMCP adapter under one version of FastMCP, in an environment of its own."""
+    pins = [f"fastmcp=={version}", f"fastmcp-slim=={version}"]
+    python = set_up(ROOT / f".venv-fastmcp-{version}", *pins)
+    command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", *(rest or ["tests/adapters"])]
+    return 0 if step(f"tests under FastMCP {version}", command) else 1
 
 
 def step(name: str, command: list[str]) -> bool:
