@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Mapping
 from contextlib import nullcontext
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -13,11 +15,12 @@ import mcp_types
 import pytest
 from asking import Person
 from fastmcp import Client, Context, FastMCP
-from fastmcp.server.auth import AuthProvider
-from guarded import ERAS, Guarded, code_of, guarded, http, policy, runtime, text_of, tokens
+from fastmcp.server.auth import AuthProvider, TokenVerifier
+from guarded import ERAS, KEY, Guarded, code_of, guarded, http, policy, runtime, text_of, tokens
 from serving import serving
 
-from mcp_macaroon_middleware.adapters.fastmcp import MacaroonAuth, MacaroonClientAuth, guard
+from mcp_macaroon_middleware.adapters.fastmcp import MacaroonAuth, MacaroonClientAuth, MacaroonMiddleware, guard
+from mcp_macaroon_middleware.adapters.fastmcp.stripping import _is_ours
 from mcp_macaroon_middleware.config.runtime import Runtime, load_runtime
 from mcp_macaroon_middleware.errors import BindError, ConfigError, StoreUnavailable
 from mcp_macaroon_middleware.model import Principal
@@ -348,6 +351,40 @@ async def test_the_other_provider_never_sees_our_tokens_and_keeps_its_own() -> N
     assert set(seen) == {"alice"}
 
 
+@pytest.mark.parametrize(
+    "before", ["Bearer  ", "Bearer \t", "Bearer\t ", "bearer   ", "Bearer Bearer ", 'Bearer "', "Bearer ,"]
+)
+@pytest.mark.threat("A17")
+async def test_the_other_provider_never_sees_our_token_whatever_stands_before_it(before: str) -> None:
+    seen = []
+
+    class Spy(TokenVerifier):
+        async def verify_token(self, token: str) -> None:
+            seen.append(token)
+
+    served, made = accepting(other=Spy())
+    app, token = served.server.http_app(), token_of(made)
+    transport = httpx2.ASGITransport(app=app)
+    headers = {"accept": "application/json, text/event-stream", "authorization": before + token}
+    async with app.lifespan(app), httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        body = {"jsonrpc": "2.0", "id": 1, "method": "server/discover", "params": {}}
+        response = await client.post("/mcp", json=body, headers=headers)
+        blank = before.strip().lower() == "bearer" and before.lower().startswith("bearer ")
+        assert (response.status_code != 401) == blank
+        assert (await client.post("/mcp", json=body, headers={"authorization": "Bearer xmm_y"})).status_code == 401
+    assert seen == ["xmm_y"]
+
+
+@pytest.mark.parametrize("value", ["Bearer {}", "Bearer  {}", "bearer \t{}", "Bearer Bearer {}", "Basic {}", "{}"])
+@pytest.mark.threat("A17")
+def test_no_header_with_our_token_in_it_goes_on(value: str) -> None:
+    token = mint(KeyRing.from_secret(secrets.token_hex(32)), subject="alice", audience=AUDIENCE)
+    assert _is_ours(b"Authorization", value.format(token).encode())
+    assert not _is_ours(b"authorization", b"Bearer x" + token.encode())
+    assert not _is_ours(b"x-mine", token.encode())
+    assert _is_ours(b"MACAROON-discharge", b"x")
+
+
 async def test_the_scopes_that_the_other_provider_asks_of_everybody_are_not_asked_of_tokens() -> None:
     table = tokens(alice={"scopes": ["mail"]}, bob={"scopes": []})
     table.required_scopes = ["mail"]
@@ -414,6 +451,67 @@ async def test_the_process_has_a_token_and_a_request_may_only_narrow_it(
         assert await code_with(client, meta(wider), "read_mail", id=1) == "token_invalid"
     details = {r.get("detail") for r in served.records.finals() if r.get("code") == "token_invalid"}
     assert details == {"token_not_narrowed"}
+
+
+@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.threat("B01")
+async def test_over_http_too_the_processs_token_is_the_most_that_anybody_may_have(
+    era: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret, shared = secrets.token_hex(32), secrets.token_hex(32)
+    keys, party = KeyRing.from_secret(secret), ThirdParty(location=PLACE, key=KeyRing.from_secret(shared))
+    own = mint(keys, subject="alice", audience=AUDIENCE)
+    monkeypatch.setenv("MACAROON_TOKEN", f"{own}\n")
+    monkeypatch.setenv("PARTY_KEY", shared)
+    third = [{"location": PLACE, "key": "${PARTY_KEY}"}]
+    served, _ = accepting(secret_key=secret, third_party=third)
+    async with http(served.server, own, era) as client:
+        assert await text_of(client, "send_mail", to="bob") == "sent to bob"
+    async with http(served.server, attenuate(own, "bf:send_mail:tool_access:deny"), era) as client:
+        assert await text_of(client, "send_mail", to="bob") == "Unknown tool: 'send_mail'"
+    other = mint(keys, subject="alice", audience=AUDIENCE)
+    waiting = require(other, party, subject="alice", audience=AUDIENCE)
+    for token in (other, attenuate(other, "bf:send_mail:tool_access:deny"), waiting):
+        assert await refused_with_401(served.server, token, era)
+    codes = [record["code"] for record in served.records if record["event"] == "token_refused"]
+    assert codes == ["token_not_narrowed"] * 3
+
+
+@pytest.mark.parametrize(
+    ("token", "code"),
+    [
+        ("junk", "token_format"),
+        (" \n", "token_format"),
+        (mint(KeyRing.from_secret(secrets.token_hex(32)), subject="a", audience=AUDIENCE), "token_key_unknown"),
+        (mint(KeyRing.from_secret(KEY), subject="a", audience="other"), "token_audience"),
+        (
+            mint(KeyRing.from_secret(KEY), subject="a", audience=AUDIENCE, expires=timedelta(seconds=-1)),
+            "token_expired",
+        ),
+    ],
+)
+async def test_a_useless_token_of_the_process_is_told_at_the_start_and_refuses_everybody(
+    token: str, code: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MACAROON_TOKEN", token)
+    served, made = accepting(identity={"local": "me"})
+    (told,) = [record for record in caplog.records if "MACAROON_TOKEN" in record.getMessage()]
+    assert told.levelname == "ERROR"
+    assert f"[{code}]" in told.getMessage()
+    assert token.strip() == "" or token.strip() not in caplog.text
+    async with Client(served.server) as client:
+        assert await code_of(client, "send_mail", to="bob") == "token_invalid"
+    assert await refused_with_401(served.server, token_of(made))
+
+
+async def test_white_space_around_the_processs_token_is_no_part_of_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MACAROON_TOKEN", f" {mint(KeyRing.from_secret(KEY), subject='alice', audience=AUDIENCE)}\r\n")
+    served = guarded(mail(), RULES, config={"audience": AUDIENCE, "tokens": {}})
+    async with Client(served.server) as client:
+        assert await text_of(client, "send_mail", to="bob") == "sent to bob"
+    assert "MACAROON_TOKEN" not in caplog.text
 
 
 async def test_a_token_where_none_is_accepted_is_refused_rather_than_overlooked() -> None:
@@ -486,6 +584,34 @@ async def test_a_third_partys_discharge_comes_in_a_header_or_in_meta(era: str, m
     async with Client(mail_with(made), mode=era) as client:
         assert await code_with(client, meta(token, discharges), "send_mail", to="bob") is None
         assert await code_with(client, meta(token), "send_mail", to="bob") == "token_invalid"
+
+
+@pytest.mark.threat("B03")
+async def test_discharges_come_in_one_header_line_or_in_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = {location: secrets.token_hex(32) for location in ("one", "two")}
+    for location, key in keys.items():
+        monkeypatch.setenv(f"KEY_{location}", key)
+    served, made = accepting(third_party=[{"location": each, "key": f"${{KEY_{each}}}"} for each in keys])
+    parties = {each: ThirdParty(location=each, key=KeyRing.from_secret(key)) for each, key in keys.items()}
+    token = token_of(made)
+    for party in parties.values():
+        token = require(token, party, subject="alice", audience=AUDIENCE)
+    discharges = bind(token, [discharge(parties[place].open(ticket), ticket) for place, ticket in unmet(token)])
+    app = served.server.http_app(stateless_http=True)
+    transport = httpx2.ASGITransport(app=app)
+    body = {
+        "jsonrpc": "2.0",
+        "id": 2,
+        "method": "tools/call",
+        "params": {"name": "send_mail", "arguments": {"to": "b"}},
+    }
+    async with app.lifespan(app), httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        for lines in ([", ".join(discharges)], list(discharges)):
+            headers = [("accept", "application/json, text/event-stream"), ("authorization", f"Bearer {token}")]
+            headers += [("mcp-protocol-version", "2025-11-25"), *(("macaroon-discharge", line) for line in lines)]
+            assert "sent to b" in (await client.post("/mcp", json=body, headers=headers)).text
+        headers += [("macaroon-discharge", f"md_{number}") for number in range(20)]
+        assert (await client.post("/mcp", json=body, headers=headers)).status_code == 401
 
 
 def mail_with(made: Runtime) -> FastMCP[Any]:
@@ -580,6 +706,14 @@ def test_a_file_that_accepts_no_tokens_makes_no_provider() -> None:
     made, _ = runtime(RULES)
     with pytest.raises(ConfigError, match=r"tokens: \{\}"):
         MacaroonAuth(made)
+
+
+def test_a_provider_takes_its_file_by_the_name_that_the_middleware_takes_it_by(tmp_path: Path) -> None:
+    path = tmp_path / "policies.yaml"
+    path.write_text(json.dumps(policy(RULES, {"audience": AUDIENCE, "tokens": {}})))
+    path.chmod(0o600)
+    by_name, by_place = MacaroonAuth(config_path=path), MacaroonAuth(str(path))
+    assert by_name.runtime is by_place.runtime is MacaroonMiddleware(config_path=path).runtime
 
 
 def test_tokens_need_an_audience_and_an_empty_section_says_what_it_means() -> None:
