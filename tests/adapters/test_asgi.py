@@ -44,6 +44,7 @@ RULES: list[Any] = [
 ]
 PLACE = "https://approve.example"
 JSON = {"content-type": "application/json"}
+TEXT = {"content-type": "text/plain"}
 
 
 def application(ran: list[str]) -> Starlette:
@@ -326,6 +327,7 @@ async def test_a_question_before_the_request_is_answered_once_by_who_was_asked(b
         place = f"/approvals/{challenge['id']}"
         assert (await bob.post(place, json={"choices": ["once"]})).status_code == 403
         assert (await client.post(place, content=b"choices=once")).status_code == 400
+        assert (await client.post(place, content=b'{"choices": ["once"]}', headers=TEXT)).status_code == 400
         assert (await client.post(place, json={"choices": "once"})).status_code == 400
         assert (await client.post(place, json={"choices": ["once"]})).json() == {"allowed": True}
         assert (await client.post(place, json={"choices": ["once"]})).status_code == 403

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import re
 import secrets
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +17,7 @@ from fastmcp import Client, FastMCP
 from fastmcp.exceptions import ToolError
 from guarded import ERAS, runtime, text_of, tokens
 from lab import Records
-from serving import serving
+from serving import listening, serving
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
@@ -25,6 +27,7 @@ from mcp_macaroon_middleware.adapters.holder import via_http
 from mcp_macaroon_middleware.config.runtime import Runtime, load_runtime
 from mcp_macaroon_middleware.errors import ConfigError, DischargeRefused, TokenInvalid
 from mcp_macaroon_middleware.tokens import KeyRing, ThirdParty, bind, mint, require, unmet
+from mcp_macaroon_middleware.tokens.keys import new_key
 
 AUDIENCE = "mail"
 PLACE = "https://duty.example"
@@ -187,6 +190,79 @@ async def test_a_person_may_have_to_agree_first(shared: ThirdParty) -> None:
     assert (await desk.post(body)).json()["code"] == "approval_required"
 
 
+async def test_a_holder_gets_the_question_with_the_refusal_and_can_answer_it(shared: ThirdParty) -> None:
+    _, made = mail()
+    desk = Desk()
+    token = needs(made, shared, condition="four-eyes")
+    auth = MacaroonClientAuth(token, services={PLACE: desk.service()})
+    with pytest.raises(DischargeRefused, match="403 approval_required") as refused:
+        await auth.discharges()
+    assert (refused.value.status, refused.value.refusal) == (403, "approval_required")
+    (question,) = refused.value.challenges
+    assert "four-eyes" in question["message"]
+    assert any("once" in offers for offers in question["choices"])
+    assert (await desk.post({"choices": ["once"]}, path=f"/duty/approvals/{question['id']}")).json() == {
+        "allowed": True
+    }
+    assert made.bearers is not None
+    assert (await made.bearers.accept(token, await auth.discharges())).principal.subject == "alice"
+
+
+async def test_what_a_strange_service_says_of_its_refusal_is_told_only_as_far_as_it_can_be_read() -> None:
+    answers: list[Any] = [[], {"code": "a b\x1b[2J"}, {"code": 7, "challenges": "x"}, {"challenges": [1, {"id": "q"}]}]
+    token = mint(KeyRing.from_secret(secrets.token_hex(32)), subject="alice", audience=AUDIENCE)
+    party = ThirdParty(location=PLACE, key=KeyRing.from_secret(secrets.token_hex(32)))
+    token = require(token, party, subject="alice", audience=AUDIENCE)
+    found = []
+    for answer in answers:
+        transport = httpx2.MockTransport(lambda request, answer=answer: httpx2.Response(403, json=answer))
+        async with httpx2.AsyncClient(transport=transport) as http:
+            auth = MacaroonClientAuth(token, services={PLACE: via_http("http://strange/", client=http)})
+            with pytest.raises(DischargeRefused) as refused:
+                await auth.discharges()
+            assert str(refused.value) == "the discharge service refused: 403"
+            found.append((refused.value.refusal, refused.value.challenges))
+    assert found == [("", ()), ("", ()), ("", ()), ("", ({"id": "q"},))]
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+async def test_the_mount_path_answers_with_and_without_its_slash(slash: str, shared: ThirdParty) -> None:
+    _, made = mail()
+    desk = Desk()
+    fetch = via_http(f"http://duty/duty{slash}", headers={"authorization": "Bearer alice"}, client=desk.http)
+    assert await MacaroonClientAuth(needs(made, shared), services={PLACE: fetch}).discharges()
+
+
+@pytest.mark.parametrize(
+    ("status", "location"),
+    [
+        (307, "http://elsewhere/duty/"),
+        (308, "http://duty:8080/duty/"),
+        (307, "https://duty/duty/"),
+        (303, "/duty/"),
+        (307, "/duty"),
+    ],
+)
+@pytest.mark.threat("A17")
+async def test_no_redirect_leads_a_ticket_or_a_sign_in_elsewhere(
+    status: int, location: str, shared: ThirdParty
+) -> None:
+    asked: list[str] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        asked.append(str(request.url))
+        return httpx2.Response(status, headers={"location": location})
+
+    transport = httpx2.MockTransport(answer)
+    _, made = mail()
+    async with httpx2.AsyncClient(transport=transport, follow_redirects=True) as http:
+        fetch = via_http("http://duty/duty", headers={"authorization": "Bearer alice"}, client=http)
+        with pytest.raises(DischargeRefused, match=str(status)):
+            await MacaroonClientAuth(needs(made, shared), services={PLACE: fetch}).discharges()
+    assert set(asked) == {"http://duty/duty"}
+    assert len(asked) <= 2
+
+
 async def test_a_token_of_ours_signs_in_at_the_service_too(shared: ThirdParty) -> None:
     desk = Desk()
     own = mint(desk.runtime.keys, subject="alice", audience="duty")
@@ -292,3 +368,53 @@ async def test_a_file_that_loses_the_section_serves_nothing_until_it_is_mended(
     assert await made.reload()
     assert await status() == 200
     await made.close()
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+async def test_the_page_runs_as_it_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared, secret = secrets.token_hex(32), secrets.token_hex(32)
+    names = {"DUTY_SECRET_KEY": secret, "DUTY_SHARED_KEY": shared, "PARTY_KEY": shared, "ID_TOKEN": "alice"}
+    for name, value in names.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    new_key("keys")
+    (file,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    (tmp_path / "duty.yaml").write_text(file)
+    (tmp_path / "duty.yaml").chmod(0o600)
+    service, minting, holding, answering = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    room: dict[str, Any] = {"os": os, "input": lambda question: "once"}
+    run(service, room)
+    verifier = tokens(alice={"shift": "night"})
+    monkeypatch.setattr(type(room["sign_in"]), "verify_token", lambda self, token: verifier.verify_token(token))
+    run(minting, room)
+    async with listening(room["app"]) as origin:
+        run(holding.replace("https://duty.example/discharge/", f"{origin}/discharge/"), room)
+        run(answering, room)
+        made, _ = runtime(
+            ["bf:*:tool_access:allow"],
+            config={
+                "audience": AUDIENCE,
+                "tokens": {},
+                "secret_key": None,
+                "keys": str(tmp_path / "keys"),
+                "third_party": [{"location": PLACE, "key": "${PARTY_KEY}"}],
+            },
+        )
+        assert made.bearers is not None
+        assert (await made.bearers.accept(room["token"], await room["discharged"]())).token.caveats == (
+            "bf:delete_*:tool_access:deny",
+        )
+        four_eyes = room["require"](
+            room["token"], room["duty"], subject="alice", audience=AUDIENCE, condition="four-eyes"
+        )
+        room["auth"] = MacaroonClientAuth(four_eyes, services={PLACE: via_http(room["url"], headers=room["signed_in"])})
+        assert len(await room["discharged"]()) == 2
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "discharges.md").read_text(encoding="utf-8")
+
+
+def run(snippet: str, room: dict[str, Any]) -> None:
+    exec(compile(snippet, "docs/discharges.md", "exec"), room)

@@ -9,6 +9,7 @@ from guarded import runtime, tokens
 
 from mcp_macaroon_middleware.adapters.callers import Identity
 from mcp_macaroon_middleware.adapters.fastapi import Macaroon, Permit
+from mcp_macaroon_middleware.errors import StoreUnavailable
 from mcp_macaroon_middleware.tokens import attenuate, mint
 
 RULES: list[Any] = [
@@ -22,9 +23,9 @@ RULES: list[Any] = [
 ]
 
 
-def bank() -> tuple[FastAPI, Macaroon, Any]:
+def bank(auth: Any = None) -> tuple[FastAPI, Macaroon, Any]:
     made, records = runtime(RULES, config={"audience": "bank", "tokens": {}})
-    macaroon = Macaroon(made, auth=tokens(alice={}, bob={}))
+    macaroon = Macaroon(made, auth=auth or tokens(alice={}, bob={}))
     app = FastAPI()
     macaroon.install(app)
     app.state.ran = []
@@ -143,3 +144,53 @@ async def test_an_endpoint_that_fails_has_its_record(path: str) -> None:
     async with client_of(app) as client:
         assert (await client.get(path)).status_code == 500
     assert [(r["outcome"], r.get("detail")) for r in records.finals()] == [("error", "RuntimeError")]
+
+
+# --- what goes wrong --------------------------------------------------------------------------------------------------
+
+
+async def test_a_body_that_is_too_large_is_413_where_a_rule_looks_at_arguments() -> None:
+    app, _, records = bank()
+    large = b'{"amount": 4, "x": "' + b"a" * (2 << 20) + b'"}'
+
+    async def parts() -> Any:
+        yield large
+
+    async with client_of(app) as client:
+        for content in (large, parts()):
+            answer = await client.post("/transfers", content=content, headers={"content-type": "application/json"})
+            assert (answer.status_code, answer.json()["code"]) == (413, "arguments_invalid")
+    assert app.state.ran == []
+    assert [record["code"] for record in records.finals()] == ["arguments_invalid"] * 2
+
+
+async def test_an_answer_has_one_record_and_is_503_while_the_store_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    app, macaroon, records = bank()
+
+    async def down(*_: Any, **__: Any) -> Any:
+        raise StoreUnavailable("down")
+
+    async with client_of(app) as client:
+        (challenge,) = (await client.post("/pay", json={"amount": 5})).json()["challenges"]
+        place = f"/approvals/{challenge['id']}"
+        assert (await client.post(place, json={"choices": ["once"]})).status_code == 200
+        assert (await client.post(place, json={"choices": ["once"]})).status_code == 403
+        (challenge,) = (await client.post("/pay", json={"amount": 6})).json()["challenges"]
+        for name in ("get", "put", "swap", "take", "add"):
+            monkeypatch.setattr(macaroon.runtime.store, name, down)
+        answer = await client.post(f"/approvals/{challenge['id']}", json={"choices": ["once"]})
+        assert (answer.status_code, answer.json()["code"]) == (503, "store_unavailable")
+    ends = [(r["outcome"], r["code"]) for r in records.finals() if r["component"]["name"] == "answer"]
+    assert ends == [("ok", "ok"), ("denied", "grant_used"), ("denied", "store_unavailable")]
+
+
+async def test_a_provider_that_fails_is_503_with_one_record() -> None:
+    class Failing:
+        async def verify_token(self, token: str) -> Any:
+            raise ConnectionError(token)
+
+    app, _, records = bank(Failing())
+    async with client_of(app, "a-credential") as client:
+        answer = await client.get("/me")
+        assert (answer.status_code, answer.json()["code"]) == (503, "internal")
+    assert [(r["outcome"], r["code"]) for r in records.finals()] == [("denied", "internal")]

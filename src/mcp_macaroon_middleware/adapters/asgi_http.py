@@ -1,38 +1,44 @@
-"""HTTP as the ASGI adapter reads and writes it: bodies, arguments, routes, answers. It decides nothing."""
+"""HTTP as the adapters read and write it: bodies, arguments, refusals, questions. It decides nothing."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Match
 from starlette.types import Message, Receive, Scope
 
 from ..errors import ArgumentsInvalid
-from ..model import Challenge, Component, Kind, Refusal
+from ..model import Challenge, Refusal
+from .asgi_fields import Fields
 
 LARGEST: Final = 1 << 20
 """Bytes of a request's body that rules may look at."""
+ANY: Final = Fields()
+"""A route that takes whatever is sent."""
+NO_STORE: Final = {"Cache-Control": "no-store"}
 UNAVAILABLE: Final = frozenset({"store_unavailable", "audit_unavailable", "busy", "internal", "not_ready"})
 
 
-class TooLarge(Exception):
+class TooLarge(ArgumentsInvalid):
     """A request's body is larger than may be looked at."""
+
+    def __init__(self) -> None:
+        super().__init__("The body is too large.")
 
 
 async def whole(receive: Receive, limit: int) -> bytes:
-    """The request's body. Raises `TooLarge`."""
+    """The request's body. Raises `TooLarge`, and `ClientDisconnect` for one that never ends."""
     parts: list[bytes] = []
     size = 0
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            break
+            raise ClientDisconnect
         size += len(message.get("body", b""))
         if size > limit:
             raise TooLarge
@@ -56,36 +62,20 @@ def again(body: bytes, receive: Receive) -> Receive:
     return receiving
 
 
-def component(scope: Scope, routes: Sequence[Any]) -> tuple[Component, Mapping[str, Any], bool]:
-    """What a request is for, by its route's template; the path's own parameters; whether any route was found."""
-    method = "GET" if scope["method"] == "HEAD" else scope["method"]
-    path = scope.get("path", "/")
-    template, params = _route(scope, routes)
-    exposed = f"{method} {template or path}"
-    names = tuple(dict.fromkeys((exposed, f"{method} {path}")))
-    return Component(kind=Kind.TOOL, name=exposed, names=names), params, template is not None
+def arguments(scope: Scope, params: Mapping[str, Any], body: bytes, fields: Fields = ANY) -> dict[str, Any]:
+    """Path, query and JSON body as one set of arguments, as the route takes them.
 
-
-def _route(scope: Scope, routes: Sequence[Any], prefix: str = "") -> tuple[str | None, Mapping[str, Any]]:
-    for route in routes:
-        match, inner = route.matches(scope)
-        if match is not Match.FULL:
-            continue
-        own, params = getattr(route, "path", ""), dict(inner.get("path_params", {}))
-        nested = getattr(route, "routes", None)
-        if nested:
-            found, more = _route({**scope, **inner}, nested, prefix + own)
-            return found, {**params, **more}
-        return prefix + own, params
-    return None, {}
-
-
-def arguments(scope: Scope, params: Mapping[str, Any], body: bytes) -> dict[str, Any]:
-    """Path, query and JSON body as one set of arguments. Raises `ArgumentsInvalid` for what is not certain.
-
-    A name that stands in two places with different values could mean either, so it is refused.
+    Raises `ArgumentsInvalid` for what is not certain: a name that stands in two places with different values could mean
+    either.
     """
     found: dict[str, Any] = dict(params)
+    _join(found, fields.query(_query(scope)))
+    if body.strip():
+        _join(found, fields.body(_json(scope, body)))
+    return found
+
+
+def _query(scope: Scope) -> dict[str, Any]:
     try:
         pairs = parse_qsl(scope.get("query_string", b"").decode("ascii"), keep_blank_values=True, strict_parsing=False)
     except (ValueError, UnicodeDecodeError):
@@ -96,17 +86,16 @@ def arguments(scope: Scope, params: Mapping[str, Any], body: bytes) -> dict[str,
             query[name] = [*(query[name] if isinstance(query[name], list) else [query[name]]), value]
         else:
             query[name] = value
-    _join(found, query)
-    if body.strip():
-        _join(found, _json(scope, body))
-    return found
+    return query
 
 
 def _join(found: dict[str, Any], more: Mapping[str, Any]) -> None:
+    """Adds values. Of two that are the same as texts, that which is no text stays."""
     for name, value in more.items():
         if name in found and found[name] != value and str(found[name]) != str(value):
             raise ArgumentsInvalid(f"{name!r} is given twice, with different values")
-        found[name] = value
+        if name not in found or isinstance(found[name], str):
+            found[name] = value
 
 
 def _json(scope: Scope, body: bytes) -> Mapping[str, Any]:
@@ -143,19 +132,21 @@ def _no_constant(_: str) -> Any:
 
 def unauthorized(*, invalid: bool) -> Response:
     """401: without a credential no more than the scheme, with one that it is not valid. Source: RFC 6750, 3."""
-    challenge = 'Bearer error="invalid_token"' if invalid else "Bearer"
-    return JSONResponse(
-        {"code": "unauthenticated"}, 401, headers={"WWW-Authenticate": challenge, "Cache-Control": "no-store"}
-    )
+    return JSONResponse({"code": "unauthenticated"}, 401, headers=NO_STORE | _scheme(invalid=invalid))
+
+
+def _scheme(*, invalid: bool) -> dict[str, str]:
+    return {"WWW-Authenticate": 'Bearer error="invalid_token"' if invalid else "Bearer"}
 
 
 def refused(refusal: Refusal, challenges: Iterable[Challenge] = ()) -> Response:
-    """A refusal as JSON: 429 where waiting helps, 503 where trying later may, 403 otherwise."""
+    """A refusal as JSON: 429 where waiting helps, 503 where trying later may, 401 for a token's end, 403 otherwise."""
     facts: dict[str, Any] = {"code": refusal.code, "message": refusal.reason}
     if refusal.policy is not None:
         facts["policy"] = refusal.policy
-    headers = {"Cache-Control": "no-store"}
-    status = 503 if refusal.code in UNAVAILABLE else 401 if refusal.code == "token_expired" else 403
+    headers, status = dict(NO_STORE), 503 if refusal.code in UNAVAILABLE else 403
+    if refusal.code == "token_expired":
+        headers, status = headers | _scheme(invalid=True), 401
     if refusal.retry_after is not None:
         seconds = max(1, math.ceil(min(refusal.retry_after, 2**31)))
         facts["retry_after"], status = seconds, 429
@@ -166,6 +157,18 @@ def refused(refusal: Refusal, challenges: Iterable[Challenge] = ()) -> Response:
     return JSONResponse(facts, status, headers=headers)
 
 
+def invalid(error: ArgumentsInvalid) -> Response:
+    """What is wrong with a request's arguments: 413 for a body that is too large, else 400."""
+    status = 413 if isinstance(error, TooLarge) else 400
+    return JSONResponse({"code": error.code, "message": str(error)}, status, headers=NO_STORE)
+
+
+def withheld(status: int) -> Response:
+    """In place of a response that may not leave. The status of an error stays; there is nothing else of it."""
+    message = {"code": "withheld", "message": "The answer cannot be shown."}
+    return JSONResponse(message, status if status >= 400 else 403, headers=NO_STORE)
+
+
 def question(challenge: Challenge) -> dict[str, Any]:
     """A challenge as a client shows it: the message, and for each question what may be chosen."""
     return {
@@ -174,3 +177,20 @@ def question(challenge: Challenge) -> dict[str, Any]:
         "choices": [{choice.name: choice.title for choice in offers} for offers in challenge.choices],
         "expires": challenge.expires.isoformat() if challenge.expires is not None else None,
     }
+
+
+def choices(request: Request, body: bytes) -> list[str]:
+    """What a person chose, from `{"choices": ["once"]}` as JSON: no page of another site can post that.
+
+    Raises `ArgumentsInvalid` for anything else.
+    """
+    given = parsed(body) if is_json(request) else None
+    listed = given.get("choices") if isinstance(given, dict) else None
+    if not isinstance(listed, list) or not listed or not all(isinstance(each, str) for each in listed):
+        raise ArgumentsInvalid('Post {"choices": ["once"]} as JSON.')
+    return listed
+
+
+def is_json(request: Request) -> bool:
+    """Whether a request says that its body is JSON, and nothing else."""
+    return request.headers.get("content-type", "").split(";")[0].strip().lower() == "application/json"

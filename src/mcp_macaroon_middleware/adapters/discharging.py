@@ -15,23 +15,22 @@ from datetime import timedelta
 from typing import Any, Final
 
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from ..config.compile import Compiled
 from ..config.key_sources import secret_text
 from ..config.places import DataPath
 from ..core.decisions import Decision, plain_refusal
-from ..errors import ArgumentsInvalid, AuditUnavailable, ConfigError, KeyRingError, StoreUnavailable, TokenInvalid
+from ..errors import ArgumentsInvalid, ConfigError, KeyRingError, TokenInvalid
 from ..fields import redact
-from ..model import Component, Kind, Refusal, Result
+from ..model import Component, Result
 from ..tokens import KeyRing, ThirdParty, answers, discharge
 from ..tokens.discharges import Ticket
 from . import asgi_http as web
-from .asgi import MacaroonASGIMiddleware
-from .callers import Identity, Unidentified
+from .asgi_desk import Desk, Refused, action
+from .callers import Identity
 
 logger: Final = logging.getLogger("mcp_macaroon_middleware")
 
@@ -52,13 +51,19 @@ def discharge_service(source: Any, auth: Any = None) -> Starlette:
     {"discharge": "md_…", "expires": instant}; `POST /approvals/{id}` takes the answer to a question. Raises
     `ConfigError` for a file that cannot be used, or says nothing of discharges.
     """
-    desk = _Desk(source, auth)
+    service = _Service(Desk(source, auth))
     return Starlette(
         routes=[
-            Route("/", desk.discharge, methods=["POST"]),
-            Route("/approvals/{id}", desk.approve, methods=["POST"]),
-        ]
+            Route("/", service.discharge, methods=["POST"]),
+            Route("/approvals/{id}", service.approve, methods=["POST"]),
+        ],
+        exception_handlers={Refused: _refused, ClientDisconnect: _refused},
     )
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    """The answer to a refused request; a client that went away gets none."""
+    return error.response if isinstance(error, Refused) else Response(status_code=400)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,69 +123,51 @@ class _Unfit(Exception):
         return JSONResponse(facts, self.status, headers={"Cache-Control": "no-store"})
 
 
-class _Desk(MacaroonASGIMiddleware):
-    """The guard of the service: who asks, which ticket, the rules about its condition, the discharge."""
+class _Service:
+    """What the service does: who asks, which ticket, the rules about its condition, the discharge."""
 
-    def __init__(self, source: Any, auth: Any) -> None:
-        super().__init__(_nothing, source, auth=auth, limit=LARGEST)
-        compiled = self.runtime.compiled
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        compiled = desk.runtime.compiled
         self._opened: tuple[Compiled, Terms | None] = (compiled, open_terms(compiled))
 
     async def discharge(self, request: Request) -> Response:
-        """Answers one ticket; every request ends in one final record."""
-        caller = await self._identified(request)
-        if isinstance(caller, Response):
-            return caller
+        """Answers one ticket; every request ends in one final record. Raises `Refused`."""
+        desk = self._desk
+        caller = await desk.caller(request, _component(""))
+        body = await desk.body(desk.context(caller, _component("")), request.receive, LARGEST)
         try:
             terms = await self._terms()
-            sealed = await _sealed(request)
+            sealed = _sealed(request, body)
             ticket = _opened(terms, sealed)
             _same_subject(terms, caller, ticket)
         except _Unfit as error:
-            context = self._request(caller, _component(error.condition))
-            await self._engine.refuse(context, error.code, error.message)
+            await desk.engine.refuse(desk.context(caller, _component(error.condition)), error.code, error.message)
             return error.response
-        decision = await self._judged(request.scope, caller, ticket)
-        if isinstance(decision, Response):
-            return decision
+        decision = await self._judged(caller, ticket)
         if not decision.allowed:
             return web.refused(decision.refusal or plain_refusal("internal"))
         return await self._given(decision, terms, ticket, sealed)
 
     async def approve(self, request: Request) -> Response:
-        """Takes a person's answer from the caller who was asked, as the ASGI middleware does."""
-        caller = await self._identified(request)
-        if isinstance(caller, Response):
-            return caller
-        scope = {**request.scope, "path": f"{self._approvals}/{request.path_params['id']}"}
+        """Takes a person's answer from the caller who was asked, as the ASGI middleware does. Raises `Refused`."""
+        desk, found = self._desk, action("POST /approvals/{id}")
+        caller = await desk.caller(request, found)
+        context = desk.context(caller, found)
+        body = await desk.body(context, request.receive, LARGEST)
         try:
-            return await self._approval(scope, request.receive, caller)
-        except (StoreUnavailable, AuditUnavailable) as error:
-            refusal = plain_refusal(error.code)
-            await self._engine.refuse(self._request(caller, _component("")), refusal.code, refusal.reason)
-            return web.refused(refusal)
-
-    async def _identified(self, request: Request) -> Identity | Response:
-        """The caller, or the answer to one who cannot be named."""
-        nobody = self._request(None, _component(""))
-        try:
-            return await self._callers.identify(request)
-        except Unidentified as error:
-            await self._engine.refuse(nobody, error.code, error.reason, detail=error.detail)
-            if error.code == "store_unavailable":
-                return web.refused(Refusal(code=error.code, reason=error.reason))
-            return web.unauthorized(invalid=error.code == "token_invalid")
-        except Exception as error:  # an auth provider that fails admits nobody
-            logger.error("a caller could not be identified: %s", type(error).__name__)
-            refusal = plain_refusal("internal")
-            await self._engine.refuse(nobody, refusal.code, refusal.reason)
-            return web.refused(refusal)
+            choices = web.choices(request, body)
+        except ArgumentsInvalid as error:
+            raise await desk.unfit(context, error) from None
+        allowed = await desk.answered(context, caller, request.path_params["id"], choices)
+        await desk.observed(context)
+        return JSONResponse({"allowed": allowed})
 
     async def _terms(self) -> Terms:
         """The terms of the revision in force. Raises `_Unfit` where that one cannot be used."""
         compiled, terms = self._opened
-        if compiled is not self.runtime.compiled:
-            compiled, terms = self.runtime.compiled, None
+        if compiled is not self._desk.runtime.compiled:
+            compiled, terms = self._desk.runtime.compiled, None
             try:
                 terms = await asyncio.to_thread(open_terms, compiled)
             except ConfigError as error:
@@ -190,20 +177,23 @@ class _Desk(MacaroonASGIMiddleware):
             raise _Unfit(503, "not_ready", "The service is not ready.")
         return terms
 
-    async def _judged(self, scope: Scope, caller: Identity, ticket: Ticket) -> Decision | Response:
+    async def _judged(self, caller: Identity, ticket: Ticket) -> Decision:
         """What the rules say of a condition as of a tool, with what the ticket says as its arguments."""
-        facts = {"subject": ticket.subject, "audience": ticket.audience, "condition": ticket.condition}
-        bare = {**scope, "query_string": b""}
-        return await self._decided(bare, caller, _component(ticket.condition), facts, b"")
+
+        async def values() -> Mapping[str, Any]:
+            return {"subject": ticket.subject, "audience": ticket.audience, "condition": ticket.condition}
+
+        return await self._desk.decided(self._desk.context(caller, _component(ticket.condition)), caller, values)
 
     async def _given(self, decision: Decision, terms: Terms, ticket: Ticket, sealed: bytes) -> Response:
+        engine = self._desk.engine
         try:
-            answer = terms.made(ticket, sealed, now=self._engine.clock.now())
+            answer = terms.made(ticket, sealed, now=engine.clock.now())
         except Exception as error:
             logger.error("a discharge could not be made: %s", type(error).__name__)
-            await self._engine.fail(decision, "error", type(error).__name__)
+            await engine.fail(decision, "error", type(error).__name__)
             return web.refused(plain_refusal("internal"))
-        outcome = await self._engine.finish(decision, Result.of(answer), lambda without: redact(answer, without)[0])
+        outcome = await engine.finish(decision, Result.of(answer), lambda without: redact(answer, without)[0])
         if outcome.refusal is not None:
             return web.refused(outcome.refusal)
         return JSONResponse(outcome.applied, headers={"Cache-Control": "no-store"})
@@ -212,13 +202,10 @@ class _Desk(MacaroonASGIMiddleware):
 # --- parts ------------------------------------------------------------------------------------------------------------
 
 
-async def _sealed(request: Request) -> bytes:
+def _sealed(request: Request, body: bytes) -> bytes:
     """The ticket of a request, still sealed. Raises `_Unfit`."""
     try:
-        body = await web.whole(request.receive, LARGEST)
-        given = web.parsed(body) if _is_json(request) else None
-    except web.TooLarge:
-        raise _Unfit(413, "arguments_invalid", "The body is too large.") from None
+        given = web.parsed(body) if web.is_json(request) else None
     except ArgumentsInvalid:
         given = None
     text = given.get("ticket") if isinstance(given, dict) and len(given) == 1 else None
@@ -227,10 +214,6 @@ async def _sealed(request: Request) -> bytes:
     if not _BASE64URL.match(text) or len(text) % 4 == 1:
         raise _Unfit(400, "discharge_ticket")
     return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-
-
-def _is_json(request: Request) -> bool:
-    return request.headers.get("content-type", "").split(";")[0].strip().lower() == "application/json"
 
 
 def _opened(terms: Terms, sealed: bytes) -> Ticket:
@@ -249,15 +232,10 @@ def _same_subject(terms: Terms, caller: Identity, ticket: Ticket) -> None:
 
 
 def _component(condition: str) -> Component:
-    return Component(kind=Kind.TOOL, name=condition or UNNAMED)
+    return action(condition or UNNAMED)
 
 
 def _tried(terms: Terms, condition: str) -> None:
     """Makes a discharge that answers nothing. Raises `TokenInvalid` for one that nobody would read."""
     ticket = Ticket(location=terms.party.location, audience="", subject="", condition=condition, root_key=bytes(32))
     terms.made(ticket, terms.party.seal(ticket))
-
-
-async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:
-    """The application behind the service: there is none."""
-    await Response("Not Found", 404)(scope, receive, send)

@@ -1,7 +1,7 @@
 """The policy inside a FastAPI application: `Depends(macaroon.caller)`, `Depends(macaroon.requires("transfer"))`.
 
-A dependency runs before its endpoint and never sees the answer, so output rules need `permit.release`; whoever forgets
-it gets no permit. The middleware of `asgi` does both for whole routes.
+A dependency runs before its endpoint and never sees the answer, so output rules need `permit.release`; what was not
+released does not leave. The middleware of `asgi` does both for whole routes.
 """
 
 from __future__ import annotations
@@ -12,188 +12,183 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Final
 
 from pydantic_core import PydanticSerializationError, to_jsonable_python
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from ..core.asks import Asking
-from ..core.decisions import Decision
+from ..core.decisions import Decision, plain_refusal
 from ..errors import ArgumentsInvalid, PolicyViolationError, ResultWithheld
 from ..fields import redact
-from ..model import Challenge, Component, Effect, Kind, Redaction, Refusal, RequestContext, Result, request_ids
+from ..model import Redaction, Refusal, RequestContext, Result
 from . import asgi_http as web
-from .asgi import Callers, runtime_of
-from .callers import Identity, Unidentified
+from .asgi_desk import Desk, Refused, action
+from .asgi_fields import Fields
+from .callers import Identity
+from .fastapi_door import Door, Doors
 
 logger: Final = logging.getLogger("mcp_macaroon_middleware")
 
-
-class Refused(PolicyViolationError):
-    """A request is refused; `response` is the answer to it. `Macaroon.install` has an application send it."""
-
-    def __init__(self, response: Response, refusal: Refusal) -> None:
-        super().__init__(refusal.reason, code=refusal.code, policy=refusal.policy, retry_after=refusal.retry_after)
-        self.response = response
+WITHHELD: Final = Refusal(code="withheld", reason="The answer cannot be shown.")
 
 
 class Permit:
     """An allowed action of a request. `caller` is who acts."""
 
-    def __init__(self, macaroon: Macaroon, decision: Decision, caller: Identity) -> None:
-        self._macaroon = macaroon
+    def __init__(self, desk: Desk, decision: Decision, caller: Identity) -> None:
+        self._desk = desk
         self._decision = decision
+        self._released = False
         self.caller: Final = caller
+
+    @property
+    def withholds(self) -> bool:
+        """Whether output rules apply and nothing was released, so that whatever the endpoint answers is withheld."""
+        return self._decision.after and not self._released
 
     async def release(self, result: Any) -> Any:
         """What of a result may leave, as plain data; once. Raises `Refused` where nothing may.
 
         A field that a person would be asked for is withheld: the endpoint has run, and would run again with the answer.
         """
-        outcome = await self._macaroon.runtime.engine.finish(
-            self._decision, Result(lambda: ((_plain(result),), ())), lambda redaction: _redacted(result, redaction)
+        view = Result(lambda: ((_plain(result),), ()))
+        outcome = await self._desk.finished(
+            self._decision, self.caller, view, lambda without: _redacted(result, without), asks=False
         )
         if outcome.refusal is not None:
             raise Refused(web.refused(outcome.refusal), outcome.refusal)
+        self._released = True
         return outcome.applied
 
-    async def _end(self) -> None:
-        """The endpoint has returned."""
-        if self._decision.closed:
-            return
-        if self._decision.after:
-            await self._macaroon.runtime.engine.fail(self._decision, "error", "the result was never released")
-            raise RuntimeError("output rules apply to this action: return  await permit.release(result)")
-        await self._macaroon.runtime.engine.finish(self._decision, Result.of(None), lambda _: None)
-
-    async def _failed(self, error: BaseException) -> None:
+    async def unreleased(self) -> None:
+        """Records that an answer was withheld, for want of `release`."""
         if not self._decision.closed:
-            outcome = "cancelled" if isinstance(error, asyncio.CancelledError) else "error"
-            await self._macaroon.runtime.engine.fail(self._decision, outcome, type(error).__name__)
+            logger.error(
+                "output rules apply to %r: return  await permit.release(…)", self._decision.request.component.name
+            )
+        await self._desk.engine.fail(self._decision, "withheld", "the result was never released")
+
+    async def ended(self) -> None:
+        """The endpoint has returned."""
+        if self.withholds:
+            await self.unreleased()
+        elif not self._decision.closed:
+            await self._desk.engine.finish(self._decision, Result.of(None), lambda _: None)
+
+    async def failed(self, error: BaseException) -> None:
+        """The endpoint has raised; what it says is no released result."""
+        self._released = False
+        outcome = "cancelled" if isinstance(error, asyncio.CancelledError) else "error"
+        await self._desk.engine.fail(self._decision, outcome, type(error).__name__)
 
 
 class Macaroon:
     """One policy file for the endpoints of an application: `macaroon = Macaroon("policies.yaml", auth=provider)`.
 
-    `source` and `auth` as for the ASGI middleware. `install(app)` has refusals answered as what they are.
+    `source` and `auth` as for the ASGI middleware. `install(app)` has refusals answered as what they are, and what was
+    not released held back.
     """
 
     def __init__(self, source: Any, *, auth: Any = None, limit: int = web.LARGEST) -> None:
-        self.runtime: Final = runtime_of(source)
-        self.runtime.enforced = True
-        self._callers = Callers(self.runtime, auth)
+        self._desk = Desk(source, auth)
+        self.runtime: Final = self._desk.runtime
         self._limit = limit
 
     def install(self, app: Any) -> None:
-        """Adds the answers for refusals to a FastAPI or Starlette application."""
+        """Adds to an application, before it starts, the answers for refusals and the door that holds back."""
 
         async def answer(request: Request, error: Exception) -> Response:
             if isinstance(error, Refused):
+                door = Door.of(request.scope)
+                if door is not None:
+                    door.ours = True
                 return error.response
             assert isinstance(error, PolicyViolationError)
             refusal = Refusal(code=error.code, reason=error.reason, policy=error.policy, retry_after=error.retry_after)
             return web.refused(refusal, getattr(error, "challenges", ()))
 
         app.add_exception_handler(PolicyViolationError, answer)
+        app.add_middleware(Doors)
 
     async def caller(self, request: Request) -> Identity:
-        """Who sends the request; a dependency. Raises `Refused` with 401."""
-        try:
-            return await self._callers.identify(request)
-        except Unidentified as error:
-            refusal = Refusal(code=error.code, reason=error.reason)
-            found = Component(kind=Kind.TOOL, name=f"{request.method} {request.url.path}")
-            await self.runtime.engine.refuse(self._context(None, found), error.code, error.reason, detail=error.detail)
-            unavailable = error.code == "store_unavailable"
-            answer = web.refused(refusal) if unavailable else web.unauthorized(invalid=error.code == "token_invalid")
-            raise Refused(answer, refusal) from None
+        """Who sends the request; a dependency. Raises `Refused` with 401, or 503 where that cannot be told."""
+        return await self._desk.caller(request, action(f"{request.method} {request.url.path}"))
 
-    def requires(self, action: str, *, releases: bool = False) -> Callable[[Request], AsyncIterator[Permit]]:
-        """A dependency that judges `action`, a component of that name, before the endpoint, and yields a `Permit`.
+    def requires(self, name: str, *, releases: bool = False) -> Callable[[Request], AsyncIterator[Permit]]:
+        """A dependency that judges `name`, a component of that name, before the endpoint, and yields a `Permit`.
 
-        Rules look at path, query and JSON body. Where output rules apply to the action, only an endpoint that promises
-        to return what `permit.release` gives (`releases=True`) is let through.
+        Rules look at path, query and JSON body, as the endpoint takes them. Where output rules apply, only an endpoint
+        that promises to return what `permit.release` gives (`releases=True`) is let through, in an application that
+        `install` was called for; what it answers without having released it is withheld.
         """
 
         async def dependency(request: Request) -> AsyncIterator[Permit]:
-            permit = await self._permitted(request, action, releases)
+            permit = await self._permitted(request, name, releases)
             try:
                 yield permit
             except BaseException as error:
-                await permit._failed(error)
+                await permit.failed(error)
                 raise
-            await permit._end()
+            await permit.ended()
 
         return dependency
 
-    async def _permitted(self, request: Request, action: str, releases: bool) -> Permit:
+    async def _permitted(self, request: Request, name: str, releases: bool) -> Permit:
+        desk = self._desk
         caller = await self.caller(request)
-        found = Component(kind=Kind.TOOL, name=action, names=(action,))
-        engine, body = self.runtime.engine, await request.body()
+        context = desk.context(caller, action(name))
+        fields = Fields.of(request.scope.get("route"))
+        body = await self._body(request, context)
 
         async def values() -> Mapping[str, Any]:
-            if len(body) > self._limit:
-                raise ArgumentsInvalid("the body is too large")
-            return web.arguments(request.scope, request.path_params, body)
+            return _arguments(request, fields, body)
 
-        asking = Asking(forms=True, host=True, person=caller.person, until=caller.expires)
-        context = self._context(caller, found)
-        while True:
-            try:
-                decision = await engine.decide(context, token=caller.token, arguments=values, asking=asking)
-            except ArgumentsInvalid as error:
-                refusal = Refusal(code=error.code, reason=str(error))
-                raise Refused(JSONResponse({"code": error.code, "message": str(error)}, 400), refusal) from None
-            if decision.effect is not Effect.ASK:
-                break
-            replies = await self._posed(decision, decision.challenges)
-            if not replies:
-                await engine.asked(decision)
-                refusal = decision.refusal or Refusal(code="approval_required", reason="A person must agree first.")
-                raise Refused(web.refused(refusal, decision.challenges), refusal)
-            context, asking = context.replace(id=request_ids.next()), asking.answered(replies)
-        if decision.refusal is not None and not decision.allowed:
-            hidden = decision.refusal.hidden
-            answer = JSONResponse({"detail": "Not Found"}, 404) if hidden else web.refused(decision.refusal)
-            raise Refused(answer, decision.refusal)
-        if decision.after and not releases:
-            await engine.fail(decision, "withheld", "the endpoint releases nothing")
-            logger.error("output rules apply to %r: its endpoint needs requires(…, releases=True)", action)
-            refusal = Refusal(code="withheld", reason="The answer cannot be shown.")
-            raise Refused(web.refused(refusal), refusal)
-        return Permit(self, decision, caller)
+        decision = await desk.decided(context, caller, values)
+        if not decision.allowed:
+            refusal = decision.refusal or plain_refusal("internal")
+            answer = JSONResponse({"detail": "Not Found"}, 404) if refusal.hidden else web.refused(refusal)
+            raise Refused(answer, refusal)
+        return await self._admitted(Permit(desk, decision, caller), decision, Door.of(request.scope), releases)
 
-    async def _posed(self, decision: Decision, challenges: tuple[Challenge, ...]) -> Mapping[str, Any]:
-        """Opens every question and waits for those that are asked out of band. Raises `Refused`."""
-        engine, replies = self.runtime.engine, {}
-        for challenge in challenges:
-            outside = not engine.consent.is_in_band(challenge)
-            refusal = await engine.pose(decision, challenge, waits=outside)
-            if refusal is not None:
-                refusal = engine.deny(decision, refusal).refusal or refusal
-                raise Refused(web.refused(refusal), refusal)
-            if outside:
-                replies[challenge.id] = await engine.consent.elsewhere(decision, challenge)
-        return replies
+    async def _admitted(self, permit: Permit, decision: Decision, door: Door | None, releases: bool) -> Permit:
+        """The permit, with the door told of it. Raises `Refused` where nothing would hold the answer back."""
+        if decision.after and (door is None or not releases):
+            missing = "macaroon.install(app)" if door is None else "requires(…, releases=True) at its endpoint"
+            logger.error("output rules apply to %r: it needs %s", decision.request.component.name, missing)
+            await self._desk.engine.fail(decision, "withheld", "the endpoint releases nothing")
+            raise Refused(web.refused(WITHHELD), WITHHELD)
+        if door is not None:
+            door.admit(permit)
+        return permit
+
+    async def _body(self, request: Request, context: RequestContext) -> bytes | None:
+        """The request's body; None for one that is too large to be looked at."""
+        length = request.headers.get("content-length", "")
+        if length.isdigit() and int(length) > self._limit:
+            return None
+        try:
+            body = await request.body()
+        except (asyncio.CancelledError, ClientDisconnect):
+            await self._desk.cancelled(context)
+            raise
+        return body if len(body) <= self._limit else None
 
     async def answer(self, request: Request, challenge_id: str, *choices: str) -> bool:
         """Takes a person's answer for the caller of `request`, once; True if anything was allowed. Raises `Refused`."""
-        caller = await self.caller(request)
-        context = self._context(caller, Component(kind=Kind.TOOL, name="answer"))
-        try:
-            return await self.runtime.engine.answer(challenge_id, *choices, context=context, token=caller.token)
-        except PolicyViolationError as error:
-            refusal = Refusal(code=error.code, reason=str(error))
-            raise Refused(web.refused(refusal), refusal) from None
+        desk, found = self._desk, action("answer")
+        caller = await desk.caller(request, found)
+        context = desk.context(caller, found)
+        allowed = await desk.answered(context, caller, challenge_id, choices)
+        await desk.observed(context)
+        return allowed
 
-    def _context(self, caller: Identity | None, found: Component) -> RequestContext:
-        who = caller or Identity(person=False)
-        return RequestContext(
-            principal=who.principal,
-            component=found,
-            claims=who.claims,
-            client=who.client,
-            client_address=who.address,
-            at=self.runtime.engine.clock.now(),
-        )
+
+def _arguments(request: Request, fields: Fields, body: bytes | None) -> Mapping[str, Any]:
+    """What rules look at. Raises `ArgumentsInvalid` for what is not certain."""
+    if body is None:
+        raise web.TooLarge
+    ways = fields.taken(request.path_params)
+    if len(ways) > 1:
+        raise ArgumentsInvalid("a parameter of the path is taken as different values")
+    return web.arguments(request.scope, ways[0], body, fields)
 
 
 def _plain(result: Any) -> Any:
