@@ -15,21 +15,38 @@ from typing import TYPE_CHECKING, Any, Final
 __version__: Final = "3.0.0a1"
 
 if TYPE_CHECKING:
+    from .adapters.asgi import MacaroonASGIMiddleware
+    from .adapters.discharging import discharge_service
     from .adapters.fastmcp import MacaroonAuth, MacaroonClientAuth, MacaroonMiddleware
     from .adapters.fastmcp.guard import Guard, guard
+    from .adapters.holder import via_http
+    from .config.revoking import revoke
     from .core.holders import attenuate, mint
     from .core.policy_engine import PolicyEngine
     from .errors import (
         ApprovalRequired,
         BindError,
         ConfigError,
+        DischargeRefused,
         MacaroonError,
         PolicyViolationError,
+        StoreUnavailable,
         TokenInvalid,
     )
-    from .model import ActionType, Caveat, ExecutionPhase, RequestContext
+    from .model import ActionType, Caveat, ExecutionPhase, Principal, RequestContext
     from .plugin import enforcer, policy_enforcer
-    from .tokens import Inspection, KeyRing, VerifiedToken, inspect, verify
+    from .tokens import (
+        Inspection,
+        KeyRing,
+        ThirdParty,
+        VerifiedToken,
+        bind,
+        discharge,
+        inspect,
+        require,
+        unmet,
+        verify,
+    )
 
 _HOMES: Final[dict[str, str]] = {
     "Guard": "adapters.fastmcp",
@@ -37,25 +54,37 @@ _HOMES: Final[dict[str, str]] = {
     "MacaroonClientAuth": "adapters.fastmcp",
     "MacaroonMiddleware": "adapters.fastmcp",
     "guard": "adapters.fastmcp",
+    "MacaroonASGIMiddleware": "adapters.asgi",
+    "discharge_service": "adapters.discharging",
+    "via_http": "adapters.holder",
+    "revoke": "config.revoking",
     "PolicyEngine": "core.policy_engine",
+    "attenuate": "core.holders",
+    "mint": "core.holders",
     "ApprovalRequired": "errors",
     "BindError": "errors",
     "ConfigError": "errors",
+    "DischargeRefused": "errors",
     "MacaroonError": "errors",
     "PolicyViolationError": "errors",
+    "StoreUnavailable": "errors",
     "TokenInvalid": "errors",
     "ActionType": "model",
     "Caveat": "model",
     "ExecutionPhase": "model",
+    "Principal": "model",
     "RequestContext": "model",
     "enforcer": "plugin",
     "policy_enforcer": "plugin",
     "Inspection": "tokens",
     "KeyRing": "tokens",
+    "ThirdParty": "tokens",
     "VerifiedToken": "tokens",
-    "attenuate": "core.holders",
+    "bind": "tokens",
+    "discharge": "tokens",
     "inspect": "tokens",
-    "mint": "core.holders",
+    "require": "tokens",
+    "unmet": "tokens",
     "verify": "tokens",
 }
 
@@ -65,27 +94,39 @@ __all__ = [
     "BindError",
     "Caveat",
     "ConfigError",
+    "DischargeRefused",
     "ExecutionPhase",
     "Guard",
     "Inspection",
     "KeyRing",
+    "MacaroonASGIMiddleware",
     "MacaroonAuth",
     "MacaroonClientAuth",
     "MacaroonError",
     "MacaroonMiddleware",
     "PolicyEngine",
     "PolicyViolationError",
+    "Principal",
     "RequestContext",
+    "StoreUnavailable",
+    "ThirdParty",
     "TokenInvalid",
     "VerifiedToken",
     "__version__",
     "attenuate",
+    "bind",
+    "discharge",
+    "discharge_service",
     "enforcer",
     "guard",
     "inspect",
     "mint",
     "policy_enforcer",
+    "require",
+    "revoke",
+    "unmet",
     "verify",
+    "via_http",
 ]
 
 

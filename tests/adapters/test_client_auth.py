@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextlib
 import secrets
 import sys
 from datetime import timedelta
@@ -20,7 +22,7 @@ from mcp_macaroon_middleware.adapters.fastmcp import MacaroonAuth, MacaroonClien
 from mcp_macaroon_middleware.adapters.holder import via_http
 from mcp_macaroon_middleware.config.runtime import Runtime
 from mcp_macaroon_middleware.errors import DischargeRefused, TokenInvalid
-from mcp_macaroon_middleware.tokens import KeyRing, ThirdParty, discharge, mint, require
+from mcp_macaroon_middleware.tokens import KeyRing, ThirdParty, discharge, inspect, mint, require
 
 AUDIENCE = "mail"
 PLACE = "https://approve.example"
@@ -80,6 +82,70 @@ async def test_over_http_the_token_is_the_clients_auth(era: str) -> None:
                 assert await text_of(client, "send_mail", to="bob") == "Unknown tool: 'send_mail'"
                 assert [tool.name for tool in await client.list_tools()] == ["read_mail"]
             assert await text_of(client, "send_mail", to="bob") == "sent to bob"
+
+
+@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.threat("B01")
+async def test_a_plain_client_over_http_is_narrow_inside_narrowed_and_nested_ones_narrow_further(era: str) -> None:
+    server, made = mail()
+    auth = MacaroonClientAuth(token_of(made))
+    async with serving(server) as url, Client(url, auth=auth, mode=era) as client:
+        with auth.narrowed("bf:send_mail:tool_access:deny"):
+            assert await text_of(client, "send_mail", to="bob") == "Unknown tool: 'send_mail'"
+            assert [tool.name for tool in await client.list_tools()] == ["read_mail"]
+            with auth.narrowed("af:read_mail:field_access:deny:body") as inner:
+                assert (await client.call_tool("read_mail", {"id": 1})).structured_content == {"id": 1}
+                assert await text_of(client, "send_mail", to="bob") == "Unknown tool: 'send_mail'"
+                assert auth.current == inner
+            sub_agent = inspect(auth.narrow("bf:read_mail:tool_access:deny"))
+            assert "bf:send_mail:tool_access:deny" in sub_agent.rules
+            assert (await auth.meta())["mcp-macaroon/token"] == auth.current != auth.token
+            meta = await auth.meta("bf:read_mail:tool_access:deny")
+            assert "bf:send_mail:tool_access:deny" in inspect(meta["mcp-macaroon/token"]).rules
+        assert await text_of(client, "send_mail", to="bob") == "sent to bob"
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_a_session_that_began_narrow_is_wide_again_outside(era: str) -> None:
+    server, made = mail()
+    auth = MacaroonClientAuth(token_of(made))
+    async with serving(server) as url, contextlib.AsyncExitStack() as stack:
+        with auth.narrowed("bf:send_mail:tool_access:deny"):
+            client = await stack.enter_async_context(Client(url, auth=auth, mode=era))
+            assert await text_of(client, "send_mail", to="bob") == "Unknown tool: 'send_mail'"
+        assert await text_of(client, "send_mail", to="bob") == "sent to bob"
+
+
+@pytest.mark.parametrize("over_http", [True, False])
+@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.threat("A17")
+async def test_what_one_auth_object_lends_no_other_one_brings(era: str, over_http: bool) -> None:
+    server, made = mail()
+    elsewhere = MacaroonClientAuth(mint(made.keys, subject="alice", audience="elsewhere"))
+    auth = MacaroonClientAuth(token_of(made))
+    reach = serving(server) if over_http else contextlib.nullcontext(server)
+    async with reach as place, Client(auth.over(place), mode=era) as client:
+        with elsewhere.narrowed("bf:*:tool_access:deny") as lent:
+            assert await text_of(client, "send_mail", to="bob") == "sent to bob"
+            assert (auth.current, elsewhere.current) == (auth.token, lent)
+            assert (await auth.meta())["mcp-macaroon/token"] == auth.token
+            with auth.narrowed("bf:send_mail:tool_access:deny"):
+                assert await text_of(client, "send_mail", to="bob") == "Unknown tool: 'send_mail'"
+                assert elsewhere.current == lent
+
+
+async def test_tasks_that_start_inside_narrowed_stay_narrow_and_those_beside_it_stay_wide() -> None:
+    server, made = mail()
+    auth = MacaroonClientAuth(token_of(made))
+    async with serving(server) as url, Client(url, auth=auth) as client:
+
+        async def send() -> str:
+            return await text_of(client, "send_mail", to="bob")
+
+        beside = asyncio.create_task(send())
+        with auth.narrowed("bf:send_mail:tool_access:deny"):
+            inside = asyncio.create_task(send())
+        assert await asyncio.gather(beside, inside) == ["sent to bob", "Unknown tool: 'send_mail'"]
 
 
 @pytest.mark.parametrize("era", ERAS)
@@ -182,6 +248,48 @@ async def test_discharges_are_fetched_once_while_they_last_and_bound_to_each_tok
         async with serving(server) as url, Client(url, auth=auth, mode=era) as client:
             await everything(client)
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.threat("B03")
+async def test_over_http_one_call_is_narrowed_however_the_token_needs_discharges(era: str, party: ThirdParty) -> None:
+    server, made = mail(third_party=[{"location": PLACE, "key": "${PARTY_KEY}"}])
+    token = require(token_of(made), party, subject="alice", audience=AUDIENCE)
+    asked: list[str] = []
+    async with service(party, asked) as http, serving(server) as url:
+        auth = MacaroonClientAuth(token, services={PLACE: via_http("http://approve/discharge", client=http)})
+        for transport in (url, auth.over(url)):
+            async with Client(transport, auth=auth if transport is url else None, mode=era) as client:
+                meta = await auth.meta("bf:send_mail:tool_access:deny")
+                for more, said in ((meta, "Unknown tool: 'send_mail'"), ({}, "sent to bob")):
+                    result = await client.call_tool("send_mail", {"to": "bob"}, meta=more, raise_on_error=False)
+                    assert getattr(result.content[0], "text", "") == said
+                with auth.narrowed("bf:send_mail:tool_access:deny"):
+                    assert await text_of(client, "send_mail", to="bob") == "Unknown tool: 'send_mail'"
+                    assert (await client.call_tool("read_mail", {"id": 1})).data["id"] == 1
+    assert len(asked) == 1
+
+
+@pytest.mark.threat("A17")
+async def test_a_redirect_to_another_origin_gets_neither_the_token_nor_its_discharges(party: ThirdParty) -> None:
+    _, made = mail(third_party=[{"location": PLACE, "key": "${PARTY_KEY}"}])
+    token = require(token_of(made), party, subject="alice", audience=AUDIENCE)
+    seen: dict[str, dict[bytes, bytes]] = {}
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        seen[request.url.host] = {name.lower(): value for name, value in request.headers.raw}
+        return httpx2.Response(307, headers={"location": "http://elsewhere/x"} if request.url.host == "here" else {})
+
+    async with service(party, []) as http:
+        auth = MacaroonClientAuth(token, services={PLACE: via_http("http://approve/discharge", client=http)})
+        transport = httpx2.MockTransport(answer)
+        async with httpx2.AsyncClient(transport=transport, auth=auth, follow_redirects=True) as client:
+            await client.get("http://here/", headers={"X-Mine": "kept"})
+    credentials = {b"authorization", b"macaroon-discharge"}
+    assert credentials <= set(seen["here"])
+    assert seen["here"][b"macaroon-discharge"].startswith(b"md_")
+    assert not credentials & set(seen["elsewhere"])
+    assert seen["elsewhere"][b"x-mine"] == b"kept"
 
 
 async def test_a_service_that_the_holder_has_not_named_is_never_asked(party: ThirdParty) -> None:

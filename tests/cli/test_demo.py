@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 
 from mcp_macaroon_middleware.cli.demo import demo
+from mcp_macaroon_middleware.cli.demo import tokens as traveling
 from mcp_macaroon_middleware.cli.demo import world as setting
 from mcp_macaroon_middleware.cli.demo.asking import ASKING
 from mcp_macaroon_middleware.cli.demo.scenes import SCENES
 from mcp_macaroon_middleware.cli.demo.stage import Scene, played
+from mcp_macaroon_middleware.cli.demo.tokens import TOKENS
 from mcp_macaroon_middleware.cli.demo.world import POLICIES, world
 from mcp_macaroon_middleware.config.compile import compile_file
+from mcp_macaroon_middleware.errors import TokenInvalid
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "approvals.md").read_text(encoding="utf-8")
 
@@ -86,3 +89,40 @@ def test_the_scenes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert demo(list_scenes=True) == 0
     listed = capsys.readouterr().out
     assert all(scene.name in listed for scene in SCENES)
+
+
+@pytest.mark.parametrize("era", [None, "legacy"], ids=["modern", "legacy"])
+@pytest.mark.parametrize("fault", ["not revoked", "another refusal", "down"])
+async def test_the_scene_with_tokens_fails_where_they_are_not_refused_for_being_revoked(
+    fault: str, era: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world(era) as stage_world:
+
+        async def otherwise(*_: object) -> None:
+            if fault == "down":
+                raise OSError("the store is gone")
+            if fault == "another refusal":
+                bearers = stage_world.guard.runtime.bearers
+                monkeypatch.setattr(type(bearers), "accept", refusing)
+
+        async def refusing(*_: object) -> None:
+            raise TokenInvalid("token_expired")
+
+        monkeypatch.setattr(traveling, "revoke", otherwise)
+        stage = await played(TOKENS[0], stage_world)
+    wrong = [step.did for step in stage.steps if not step.right]
+    assert wrong == (["the scene broke off"] if fault == "down" else [step.did for step in stage.steps[-4:]])
+
+
+@pytest.mark.parametrize("era", [None, "legacy"], ids=["modern", "legacy"])
+async def test_the_scene_with_tokens_ends_with_a_401_for_both_here_and_anew(era: str | None) -> None:
+    async with world(era) as stage_world:
+        stage = await played(TOKENS[0], stage_world)
+    assert [step.saw for step in stage.steps[-4:]] == ["refused: 401, token_revoked"] * 4
+
+
+async def test_a_token_in_the_operators_own_shell_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MACAROON_TOKEN", "mm_somebody's")
+    async with world() as stage_world:
+        stage = await played(TOKENS[0], stage_world)
+    assert stage.right

@@ -243,6 +243,7 @@ def test_what_signs_now_moves_into_a_key_file(
     secret = new_secret()
     monkeypatch.setenv("THE_KEY", secret)
     (tmp_path / "key").write_text(secret + "\n")
+    (tmp_path / "key").chmod(0o600)
     ids = [new_key(tmp_path / "ring") for _ in range(2)]
     alone = KeyRing.from_secret(secret).ids
     origins = {"env:THE_KEY": alone, f"file:{tmp_path / 'key'}": alone, str(tmp_path / "ring"): tuple(ids)}
@@ -301,3 +302,27 @@ def test_every_command_says_its_exit_codes(capsys: pytest.CaptureFixture[str], c
     code, out, _ = run(capsys, command, "--help")
     assert code == 0
     assert "Exit codes: 0" in out
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file modes")
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o602])
+def test_a_secret_that_others_could_have_read_is_not_taken_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], mode: int
+) -> None:
+    (tmp_path / "key").write_text(new_secret() + "\n")
+    (tmp_path / "key").chmod(mode)
+    code, out, err = run(capsys, "new", tmp_path / "keys.json", "--from", f"file:{tmp_path / 'key'}")
+    assert (code, out) == (1, "")
+    assert f"run: chmod 600 {tmp_path / 'key'}" in err
+    assert not (tmp_path / "keys.json").exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file modes")
+def test_the_directory_where_one_stands_is_named_as_it_was_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert ". holds no key" in run(capsys, "list", ".")[2]
+    tmp_path.chmod(0o777)
+    for words in (["list", "."], ["new", "."], ["new", "keys.json"]):
+        assert "the key directory .; run: chmod go-w ." in run(capsys, *words)[2]

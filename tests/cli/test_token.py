@@ -485,6 +485,21 @@ def test_a_third_party_makes_nothing_of_what_is_not_for_it(run: Run, policy: Pat
         assert SHARED not in err
 
 
+@posix
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o622])
+def test_a_shared_secret_that_others_could_have_read_vouches_for_nobody(
+    run: Run, policy: Path, tmp_path: Path, mode: int
+) -> None:
+    text = run("mint", "--config", policy, "--principal", "alice", "--require", "login", "-q")[1]
+    ticket = run("inspect", "--tickets", stdin=text)[1].split()[1]
+    secret = written(tmp_path / "login.secret", SHARED)
+    secret.chmod(mode)
+    code, out, err = run("discharge", "--location", "login", "--key-file", secret, stdin=ticket)
+    assert (code, out) == (2, "")
+    assert f"run: chmod 600 {secret}" in err
+    assert SHARED not in err
+
+
 def test_discharge_and_bind_print_json_for_programs(run: Run, policy: Path, tmp_path: Path) -> None:
     secret = written(tmp_path / "login.secret", SHARED)
     text = run("mint", "--config", policy, "--principal", "alice", "--require", "login", "--json", "-q")[1]
@@ -638,6 +653,78 @@ def test_revoke_guesses_nothing(run: Run, policy: Path, words: list[str]) -> Non
     code, out, err = run("revoke", "--config", policy, *words, stdin=token())
     assert (code, out) == (2, "")
     assert "no server would see" not in err
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Path:
+    """A policy file whose store is on this disk."""
+    return written(tmp_path / "kept.yaml", POLICY.replace("STORE", f"sqlite:///{tmp_path / 'state.db'}"))
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["--key-id", ""], "a key's id has letters"),
+        (["--key-id", "no such/key"], "a key's id has letters"),
+        (["--id", ""], "22 characters"),
+        (["--principal", ""], "has a subject"),
+        (["--principal", "alice", "--before", "2999-01-01T00:00:00Z"], "every token minted until then"),
+    ],
+)
+def test_revoke_refuses_what_means_nothing_or_could_not_be_undone(
+    run: Run, kept: Path, words: list[str], why: str
+) -> None:
+    text = run("mint", "--config", kept, "--principal", "alice", "-q")[1]
+    code, out, err = run("revoke", "--config", kept, *words)
+    assert (code, out) == (2, "")
+    assert why in err
+    assert run("verify", "--config", kept, stdin=text)[0] == 0
+
+
+def test_a_revocation_up_to_now_may_run_ahead_by_no_more_than_clocks_do(run: Run, kept: Path) -> None:
+    now = datetime.now(UTC)
+    words = ("revoke", "--config", kept, "--principal", "alice", "--before")
+    assert run(*words, (now + timedelta(seconds=90)).isoformat())[0] == 2
+    assert run(*words, (now + timedelta(seconds=20)).isoformat())[0] == 0
+
+
+@pytest.mark.parametrize("words", [(), ("--require", "login")])
+def test_mint_makes_no_token_that_is_dead_on_arrival(run: Run, kept: Path, words: tuple[str, ...]) -> None:
+    minting = ("mint", "--config", kept, "--principal", "alice", *words, "-q")
+    assert run(*minting)[0] == 0
+    assert run("revoke", "--config", kept, "--principal", "alice")[0] == 0
+    code, out, err = run(*minting)
+    assert (code, out) == (1, "")
+    assert "no server would take it" in err
+    assert run("mint", "--config", kept, "--principal", "bob", *words, "-q")[0] == 0
+    assert run("revoke", "--config", kept, "--key-id", KEYS.current)[0] == 0
+    code, out, err = run("mint", "--config", kept, "--principal", "bob", *words, "-q")
+    assert (code, out) == (1, "")
+    assert "keys rotate" in err
+
+
+def test_tickets_for_programs_are_one_document(run: Run, policy: Path) -> None:
+    text = run("mint", "--config", policy, "--principal", "alice", "--require", "login", "-q")[1]
+    code, out, _ = run("inspect", "--tickets", "--json", stdin=text)
+    (asked,) = json.loads(out)["tickets"]
+    assert (code, f"{asked['location']} {asked['ticket']}\n") == (0, run("inspect", "--tickets", stdin=text)[1])
+    assert json.loads(run("inspect", "--tickets", "--json", stdin=token())[1]) == {"tickets": []}
+
+
+@pytest.mark.parametrize(
+    ("bad", "code"),
+    [("junk", "discharge_format"), ("md_", "discharge_format"), ("md_" + "A" * 20_000, "discharge_too_large")],
+)
+def test_a_bad_discharge_is_not_called_a_bad_token(run: Run, policy: Path, tmp_path: Path, bad: str, code: str) -> None:
+    path = written(tmp_path / "bad", bad)
+    status, out, err = run("bind", "--discharge", path, stdin=token())
+    assert (status, out) == (1, "")
+    assert f"[{code}]" in err
+    assert "a discharge is" in err
+    assert "no token" not in err
+    status, out, _ = run("verify", "--config", policy, "--discharge", path, stdin=token())
+    assert (status, f"[{code}]" in out) == (1, True)
+    assert "[token_format]" in run("bind", "--discharge", path, stdin="mm_junk")[2]
 
 
 # --- all of them ----------------------------------------------------------------------------------------------------

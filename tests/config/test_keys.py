@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -12,12 +13,14 @@ from typing import Any
 
 import pytest
 
+from mcp_macaroon_middleware.adapters.discharging import discharge_service
 from mcp_macaroon_middleware.cli import main
 from mcp_macaroon_middleware.config import key_sources
 from mcp_macaroon_middleware.config.compile import compile_file
 from mcp_macaroon_middleware.config.keys import load_keys
 from mcp_macaroon_middleware.config.runtime import load_runtime
 from mcp_macaroon_middleware.errors import ConfigError, Diagnostic
+from mcp_macaroon_middleware.tokens import keys
 from mcp_macaroon_middleware.tokens.keyfile import KeyFile
 from mcp_macaroon_middleware.tokens.keys import KeyRing, new_secret
 from mcp_macaroon_middleware.tokens.keystore import read_key_file
@@ -232,6 +235,57 @@ def test_a_key_file_that_others_can_read_is_refused_in_either_way_to_name_it(wri
     for place in ("./keys.json", "file:keys.json"):
         found = problem(write(f"config: {{default: deny, keys: '{place}'}}\npolicies: []"))
         assert "chmod 600" in found.message
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file modes")
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o602])
+@pytest.mark.parametrize("form", ["{file: key}", "'file:key'"])
+@pytest.mark.parametrize("place", ["secret_key", "third_party", "discharges"])
+@pytest.mark.threat("L07", "A10")
+def test_no_secret_is_taken_from_a_file_that_others_could_have_read_or_written(
+    write: Write, tmp_path: Path, place: str, form: str, mode: int
+) -> None:
+    write(SECRET + "\n", "key").chmod(mode)
+    config = {
+        "secret_key": f"secret_key: {form}",
+        "third_party": f"tokens: {{}}, third_party: [{{location: idp, key: {form}}}]",
+        "discharges": f"discharges: {{location: idp, key: {form}}}",
+    }[place]
+    path = write(f"config: {{default: deny, audience: mail, {config}}}\npolicies: []")
+    start = discharge_service if place == "discharges" else load_runtime
+    with pytest.raises(ConfigError) as caught:
+        start(path)
+    (found,) = caught.value.diagnostics
+    assert (found.code, found.line) == ("secret_open", 1)
+    assert f"run: chmod 600 {tmp_path / 'key'}" in found.message
+    (tmp_path / "key").chmod(0o600)
+    if place != "discharges":
+        load_runtime(path).close_now()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file modes")
+def test_a_secret_on_a_read_only_file_system_is_taken_as_it_was_mounted(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(SECRET + "\n", "mounted").chmod(0o444)
+    (tmp_path / "key").symlink_to("mounted")
+    path = write("config: {default: deny, secret_key: {file: key}}\npolicies: []")
+    assert problem(path).code == "secret_open"
+    monkeypatch.setattr(keys, "is_read_only", lambda path: True)
+    assert loaded(path).current == KeyRing.from_secret(SECRET).current
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file modes")
+def test_a_secret_that_is_another_users_is_not_taken(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(SECRET + "\n", "key")
+    path = write("config: {default: deny, secret_key: {file: key}}\npolicies: []")
+    if os.geteuid() == 0:
+        os.chown(tmp_path / "key", 54321, -1)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: 54321)
+    assert "another user's" in problem(path).message
 
 
 def test_check_without_secrets_takes_a_source_that_cannot_be_asked_for_a_warning(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lab import ALICE, lab
-from laws import AUDIENCE, KEYS, documents, flat, token_of
+from laws import AUDIENCE, KEYS, components, documents, flat, token_of
 
 from mcp_macaroon_middleware.errors import TokenInvalid
 from mcp_macaroon_middleware.fields import redact
@@ -18,15 +18,18 @@ from mcp_macaroon_middleware.model import Charge, Component, Kind, RequestContex
 from mcp_macaroon_middleware.plugin import Check, EnforcerType, NoParams
 from mcp_macaroon_middleware.tokens import mint, verify
 
-names = st.sampled_from(["read_mail", "read_all", "send_mail", "wipe"])
-targets = st.sampled_from(["*", "tool=*", "read_*", "*_mail", "read_mail", "wipe", "prompt=*", "nothing"])
+others = st.sampled_from(
+    ["prompt=*", "prompt=read_mail", "prompt=write", "resource=*", r"resource=mail\://*", r"resource=mail\://1"]
+)
+targets = others | st.sampled_from(["*", "tool=*", "read_*", "*_mail", "read_mail", "wipe", "mail/*", "nothing"])
 fields = st.sampled_from(
     ["id", "body", "sender.name", "sender", "items", "items.key", "**.key", "*", r"a\.b", "absent"]
 )
 access = st.builds(
     "bf:{}:tool_access:{}".format,
     targets,
-    st.sampled_from(["allow", "deny", "elicit", "only:read_*", "only:read_mail:wipe", "only:*"]),
+    st.sampled_from(["allow", "deny", "elicit", "only:read_*", "only:read_mail:wipe", "only:*"])
+    | st.sampled_from(["only:prompt=*", r"only:resource=mail\://all", r"only:resource=mail\://*:tool=read_*"]),
 )
 access_caveat = access.filter(lambda text: not text.endswith(":allow"))
 shown = st.builds("af:{}:field_access:{}:{}".format, targets, st.sampled_from(["deny", "only", "elicit"]), fields)
@@ -40,12 +43,19 @@ caveats = st.lists(
 )
 
 
-async def shown_to(policy: list[str], texts: list[str], name: str, document: Any, default: str) -> set[Any] | None:
-    """What a caller with these caveats sees on a first call: None for a refusal."""
+async def shown_to(
+    policy: list[str],
+    texts: list[str] | None,
+    component: Component,
+    document: Any,
+    default: str = "deny",
+    vouched: list[str] | None = None,
+) -> set[Any] | None:
+    """What a caller with these caveats, or without a token, sees on a first call: None for a refusal."""
     room = lab(policy, default=default)
-    component = Component(kind=Kind.TOOL, name=name, names=(name,))
     request = RequestContext(principal=ALICE, component=component)
-    decision = await room.engine.decide(request, token=token_of(texts))
+    token = token_of(texts, vouched) if texts is not None else None
+    decision = await room.engine.decide(request, token=token)
     if not decision.allowed:
         return None
     outcome = await room.engine.finish(decision, Result.of(document), lambda r: redact(document, r)[0])
@@ -53,12 +63,12 @@ async def shown_to(policy: list[str], texts: list[str], name: str, document: Any
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(rules, caveats, caveats.filter(bool), names, documents, st.sampled_from(["allow", "deny"]))
+@given(rules, caveats, caveats.filter(bool), components, documents, st.sampled_from(["allow", "deny"]))
 def test_L1_adding_a_caveat_never_turns_a_refusal_into_a_pass_and_never_shows_more(
-    policy: list[str], held: list[str], more: list[str], name: str, document: Any, default: str
+    policy: list[str], held: list[str], more: list[str], component: Component, document: Any, default: str
 ) -> None:
-    before = asyncio.run(shown_to(policy, held, name, document, default))
-    after = asyncio.run(shown_to(policy, held + more, name, document, default))
+    before = asyncio.run(shown_to(policy, held, component, document, default))
+    after = asyncio.run(shown_to(policy, held + more, component, document, default))
     if before is None:
         assert after is None
     elif after is not None:
@@ -66,21 +76,26 @@ def test_L1_adding_a_caveat_never_turns_a_refusal_into_a_pass_and_never_shows_mo
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(rules, caveats, names, documents)
-def test_L1_a_token_never_sees_more_than_its_principal_without_one(
-    policy: list[str], held: list[str], name: str, document: Any
+@given(rules, caveats, caveats, caveats.filter(bool), components, documents)
+@pytest.mark.threat("B03", "B09")
+def test_L1_a_discharge_never_allows_or_shows_more_and_its_caveats_narrow_like_the_tokens(
+    policy: list[str], held: list[str], vouched: list[str], more: list[str], component: Component, document: Any
 ) -> None:
-    async def without() -> set[Any] | None:
-        room = lab(policy)
-        component = Component(kind=Kind.TOOL, name=name, names=(name,))
-        decision = await room.engine.decide(RequestContext(principal=ALICE, component=component))
-        if not decision.allowed:
-            return None
-        outcome = await room.engine.finish(decision, Result.of(document), lambda r: redact(document, r)[0])
-        return None if outcome.refusal is not None else flat(outcome.applied)
+    alone = asyncio.run(shown_to(policy, held, component, document))
+    before = asyncio.run(shown_to(policy, held, component, document, vouched=vouched))
+    after = asyncio.run(shown_to(policy, held, component, document, vouched=vouched + more))
+    narrowed = asyncio.run(shown_to(policy, held + more, component, document, vouched=vouched))
+    for wide, narrow in ((alone, before), (before, after), (before, narrowed)):
+        assert narrow is None or (wide is not None and narrow <= wide)
 
-    bare = asyncio.run(without())
-    held_view = asyncio.run(shown_to(policy, held, name, document, "deny"))
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(rules, caveats, components, documents)
+def test_L1_a_token_never_sees_more_than_its_principal_without_one(
+    policy: list[str], held: list[str], component: Component, document: Any
+) -> None:
+    bare = asyncio.run(shown_to(policy, None, component, document))
+    held_view = asyncio.run(shown_to(policy, held, component, document))
     assert held_view is None or (bare is not None and held_view <= bare)
 
 

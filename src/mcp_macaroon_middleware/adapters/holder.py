@@ -49,16 +49,25 @@ class Holder:
             raise TokenInvalid("token_missing", f"the environment variable {variable} holds no token")
         return cls(token, **options)
 
+    @property
+    def current(self) -> str:
+        """The token that counts here and now."""
+        return self.token
+
     def narrow(self, *caveats: str, expires: timedelta | datetime | None = None, check: CheckRule | None = None) -> str:
-        """A narrower token, for a sub-agent or for one call. It needs no key; see `attenuate` for what it raises."""
-        return attenuate(self.token, *caveats, expires=expires, check=check)
+        """A narrower token than the current one, for a sub-agent or for one call.
+
+        It needs no key; see `attenuate` for what it raises.
+        """
+        return attenuate(self.current, *caveats, expires=expires, check=check)
 
     async def discharges(self, token: str | None = None) -> tuple[str, ...]:
-        """The discharges that the token, or one narrowed from it, needs, bound to it; fetched once while they last.
+        """The discharges that the current token, or one narrowed from it, needs, bound to it.
 
-        Raises `DischargeRefused` for a service that does not, or that the holder has not named.
+        They are fetched once while they last. Raises `DischargeRefused` for a service that does not, or that the
+        holder has not named.
         """
-        token = token or self.token
+        token = token or self.current
         found: dict[bytes, str] = {}
         async with self._lock:
             while missing := unmet(token, tuple(found.values())):
@@ -90,7 +99,8 @@ class Holder:
 def via_http(url: str, *, headers: Mapping[str, str] | None = None, timeout: float = 10.0, client: Any = None) -> Fetch:
     """Asks a discharge service by `POST url`, with `headers` as the holder's credential there; `timeout` in seconds.
 
-    Redirects are not followed. `client` is an `httpx2.AsyncClient` to ask with.
+    A redirect within the url's own origin is followed once (a slash that was missing), any other one never. `client` is
+    an `httpx2.AsyncClient` to ask with.
     """
 
     async def fetch(ticket: bytes) -> str:
@@ -99,15 +109,23 @@ def via_http(url: str, *, headers: Mapping[str, str] | None = None, timeout: flo
         body = {"ticket": base64.urlsafe_b64encode(ticket).decode("ascii").rstrip("=")}
         try:
             if client is not None:
-                response = await client.post(url, json=body, headers=headers, timeout=timeout)
+                response = await _posted(client, url, json=body, headers=headers, timeout=timeout)
             else:
-                async with httpx2.AsyncClient(timeout=timeout, follow_redirects=False) as own:
-                    response = await own.post(url, json=body, headers=headers)
+                async with httpx2.AsyncClient() as own:
+                    response = await _posted(own, url, json=body, headers=headers, timeout=timeout)
         except httpx2.HTTPError as error:
             raise DischargeRefused(f"the discharge service cannot be reached: {type(error).__name__}") from None
         return _text_of(response)
 
     return fetch
+
+
+async def _posted(client: Any, url: str, **more: Any) -> Any:
+    response = await client.post(url, follow_redirects=False, **more)
+    following = response.next_request
+    if following is None or following.method != "POST" or following.url.origin != response.request.url.origin:
+        return response
+    return await client.send(following, follow_redirects=False)
 
 
 def _text_of(response: Any) -> str:
@@ -120,6 +138,13 @@ def _text_of(response: Any) -> str:
     text = facts.get("discharge") if isinstance(facts, dict) else None
     if response.status_code == 200 and isinstance(text, str):
         return text
-    code = facts.get("code") if isinstance(facts, dict) else None
-    why = f"{response.status_code} {code}" if isinstance(code, str) and code.isidentifier() else response.status_code
-    raise DischargeRefused(f"the discharge service refused: {why}", status=response.status_code)
+    raise _refusal(response.status_code, facts if isinstance(facts, dict) else {})
+
+
+def _refusal(status: int, facts: Mapping[str, Any]) -> DischargeRefused:
+    """What a service answered instead, with the questions that a person must answer first."""
+    code, asked = facts.get("code"), facts.get("challenges")
+    code = code if isinstance(code, str) and code.isidentifier() else ""
+    challenges = [each for each in asked if isinstance(each, dict)] if isinstance(asked, list) else []
+    message = f"the discharge service refused: {status} {code}".strip()
+    return DischargeRefused(message, status=status, refusal=code, challenges=tuple(challenges[:MOST]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -16,6 +17,8 @@ from rich.text import Text
 from ..config.compile import Compiled, compile_file
 from ..config.dry import dry_runtime
 from ..config.keys import load_keys
+from ..config.opening import STORE_FAILED
+from ..config.trying import try_store, untried_store
 from ..errors import BindError, ConfigError, Diagnostic, MacaroonError
 from ..host.registry import PluginInfo
 from .server import load_server
@@ -26,6 +29,7 @@ WRONG: Final = 2
 PLUGIN: Final = 3
 SERVER: Final = 4
 UNREADABLE: Final = 5
+STORE: Final = 6
 SECRETS: Final = frozenset({"reference_missing", "keys_missing"})
 
 
@@ -60,6 +64,8 @@ class Finding:
             return PLUGIN
         if self.server_problem:
             return SERVER
+        if any(d.code == STORE_FAILED for d in self.diagnostics):
+            return STORE
         if self.errors:
             return WRONG
         return WARNED if strict and self.warnings else FINE
@@ -76,16 +82,22 @@ def check(
     no_secrets: Annotated[
         bool, Parameter(help="Missing keys and references are warnings: for machines without them.", negative="")
     ] = False,
+    no_store: Annotated[
+        bool,
+        Parameter(help="Do not try whether the store can be used: for machines that cannot reach it.", negative=""),
+    ] = False,
 ) -> int:
     """Check a policy file: everything that is wrong, at once, with its place.
 
     With --server the server is imported and the rules are bound to it: what is covered, what is not, and rules that
-    no component bears. Nothing is served and no tool runs.
+    no component bears. Nothing is served and no tool runs. A store that the server shares with others (redis://…) is
+    used once, as a start does; --no-store leaves that out.
 
     Exit codes: 0 fine; 1 warnings, with --strict; 2 errors in the file; 3 a plugin could not be loaded; 4 the server
-    could not be loaded or does not fit the rules; 5 the file cannot be read.
+    could not be loaded or does not fit the rules; 5 the file cannot be read; 6 the store cannot be used.
     """
-    finding = find(file, server=server, no_secrets=no_secrets)
+    with untried_store() if no_store else nullcontext():
+        finding = find(file, server=server, no_secrets=no_secrets)
     code = finding.exit_code(strict=strict)
     if as_json:
         sys.stdout.write(json.dumps(as_document(finding, code), indent=2) + "\n")
@@ -95,7 +107,10 @@ def check(
 
 
 def find(file: Path, *, server: str | None = None, no_secrets: bool = False) -> Finding:
-    """Everything that the check finds. The server is imported first: it may register enforcers of its own."""
+    """Everything that the check finds. The server is imported first: it may register enforcers of its own.
+
+    The store is tried if nothing else is wrong with the file; inside `untried_store` it is not.
+    """
     loaded, failed = _loaded(server)
     try:
         compiled = compile_file(file)
@@ -111,11 +126,22 @@ def find(file: Path, *, server: str | None = None, no_secrets: bool = False) -> 
         plugin_problems=compiled.discovery.problems,
         plugins=compiled.discovery.plugins,
     )
+    if not finding.errors:
+        finding = _with_store(finding, compiled)
     if failed is not None and not (finding.errors and isinstance(failed.__cause__, ConfigError)):
         return replace(finding, server_problem=str(failed))
     if loaded is None or compiled.plan is None or finding.errors:
         return finding
     return _bound(finding, loaded, compiled)
+
+
+def _with_store(finding: Finding, compiled: Compiled) -> Finding:
+    """The finding, with what keeps the store from being used."""
+    try:
+        try_store(compiled)
+    except ConfigError as error:
+        return replace(finding, diagnostics=finding.diagnostics + error.diagnostics)
+    return finding
 
 
 def _loaded(server: str | None) -> tuple[Any, BindError | None]:

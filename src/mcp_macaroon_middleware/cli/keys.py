@@ -15,7 +15,7 @@ from cyclopts import Parameter
 
 from ..errors import KeyRingError, PluginError
 from ..tokens.keyfile import WINDOW, KeyFile, StoredKey
-from ..tokens.keys import new_key, new_secret, read_directory
+from ..tokens.keys import new_key, new_secret, read_directory, refuse_open_secret
 from ..tokens.keystore import SUFFIX, change_key_file, make_key_file, read_key_file
 
 P = ParamSpec("P")
@@ -99,6 +99,7 @@ def _taken(origin: str) -> KeyFile:
     if kind == "env" and name:
         return KeyFile.of_secret(variable(name), now=_now())
     if kind == "file" and name:
+        refuse_open_secret(Path(name))
         return KeyFile.of_secret(file_text(Path(name)), now=_now())
     return KeyFile.of_keys(*read_directory(Path(origin)), now=_now())
 

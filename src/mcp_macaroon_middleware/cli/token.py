@@ -9,20 +9,40 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from cyclopts import Parameter
 from rich.text import Text
 
 from .. import tokens
+from ..config.token_policy import TokenPolicy, open_policy
 from ..core import holders
-from ..errors import StoreUnavailable
+from ..errors import StoreUnavailable, TokenInvalid
 from ..tokens.describe import UNCHECKED, Inspection, ticket_text
 from ..tokens.describe import inspect as describe
 from .token_input import given, is_open
 from .token_narrowing import Narrowing, checked, idle, read_end
-from .token_output import DONE, Misuse, answered, console, deliver, document, facts, note, numbered, summary, warn
-from .token_policy import TokenPolicy, open_policy
+from .token_output import (
+    DONE,
+    FAILED,
+    Misuse,
+    answered,
+    console,
+    deliver,
+    document,
+    facts,
+    fail,
+    note,
+    numbered,
+    summary,
+    warn,
+)
+from .token_reasons import in_words
+
+REVOKED: Final = (
+    "nothing was made, since no server would take it: the key that signs is revoked (put another in its place with: "
+    "mcp-macaroon keys rotate), or the principal is, up to this moment (then mint again in a second)"
+)
 
 Config = Annotated[Path, Parameter(help="The policy file of the server that the token is for.")]
 Output = Annotated[Path | None, Parameter(name=["--output", "-o"], help="A new file, for its owner alone.")]
@@ -74,9 +94,12 @@ def mint(
         expires=read_end(expires, now),
         now=now,
     )
+    fault = _ready(policy, text)
+    if fault is not None:
+        why = REVOKED if fault == "token_revoked" else f"nothing was made, since {in_words(fault)}"
+        return fail(why, FAILED)
     for location in require:
         text = _requiring(policy, text, location, principal)
-    _ready(policy)
     return _delivered(text, output=output, force=force, as_json=json_, quiet=quiet)
 
 
@@ -135,8 +158,7 @@ def inspect(
     no_words(words)
     found, now = describe(token_of(token_file)), datetime.now(UTC)
     if tickets:
-        for each in found.third_parties:
-            print(each.location, ticket_text(each.ticket or b""))
+        _show_tickets(found, as_json=json_)
     elif json_:
         document(found.as_document())
     else:
@@ -164,21 +186,27 @@ def _requiring(policy: TokenPolicy, text: str, location: str, subject: str) -> s
     return tokens.require(text, party, subject=subject, audience=policy.audience)
 
 
-def _ready(policy: TokenPolicy) -> None:
-    """Sees to it that the server will take the token, and warns where it will not."""
+def _ready(policy: TokenPolicy, text: str) -> str | None:
+    """Sees to it that the server will take the token, and warns where nobody knows; the code of why it never will."""
     if not policy.accepts:
         warn("this file has no tokens section, so its server takes no token: write  tokens: {}  under config")
     if not policy.remembers:
-        return
+        return None
     try:
-        asyncio.run(_begin(policy))
+        return asyncio.run(_begin(policy, text))
     except StoreUnavailable:
         warn("the store does not answer; if it is new or was emptied, the server will refuse this token: mint it again")
+        return None
 
 
-async def _begin(policy: TokenPolicy) -> None:
+async def _begin(policy: TokenPolicy, text: str) -> str | None:
     async with policy.bearers() as (bearers, _):
         await bearers.revocations.begin()
+        try:
+            await bearers.accept(text)
+        except TokenInvalid as error:
+            return error.code
+    return None
 
 
 def _delivered(text: str, *, output: Path | None, force: bool, as_json: bool, quiet: bool) -> int:
@@ -203,6 +231,15 @@ def no_words(words: tuple[str, ...]) -> None:
 
 def anything(rule: object) -> None:
     """The check of `--unchecked`: none."""
+
+
+def _show_tickets(found: Inspection, *, as_json: bool) -> None:
+    asked = [{"location": each.location, "ticket": ticket_text(each.ticket or b"")} for each in found.third_parties]
+    if as_json:
+        document({"tickets": asked})
+        return
+    for each in asked:
+        print(each["location"], each["ticket"])
 
 
 def _show(found: Inspection, now: datetime) -> None:

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from rich.text import Text
 
+from ..config.token_policy import TokenPolicy, open_policy
 from ..errors import RuleError, StoreUnavailable, TokenInvalid
 from ..rules import parse_rule
 from ..tokens import VerifiedToken, bind, verify
@@ -20,7 +21,6 @@ from ..tokens.sentences import moment, quoted, spelled
 from .token import Config, Json, TokenFile, no_words
 from .token_input import Given, given
 from .token_output import DONE, FAILED, answered, console, document, facts, numbered, warn
-from .token_policy import TokenPolicy, open_policy
 from .token_reasons import in_words
 
 MEMORY = "not looked up: the store of this file is memory, and only the server's own process knows it"

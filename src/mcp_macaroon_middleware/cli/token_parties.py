@@ -14,12 +14,13 @@ from ..errors import TokenInvalid
 from ..tokens import KeyRing, ThirdParty, bind, discharge
 from ..tokens.describe import ticket_bytes
 from ..tokens.discharges import LONGEST, Ticket
+from ..tokens.keys import refuse_open_secret
 from ..tokens.macaroons import PREFIX
 from ..tokens.sentences import quoted
 from .token import Json, Quiet, TokenFile, anything, no_words
-from .token_input import InputMissing, given, is_open, words
+from .token_input import InputMissing, given, words
 from .token_narrowing import checked, read_span
-from .token_output import DONE, FAILED, Misuse, answered, document, fail, note, warn
+from .token_output import DONE, FAILED, Misuse, answered, document, fail, note
 
 HOLDER: Final = "this is a token, and it is not for third parties: pipe in what  token inspect --tickets  prints"
 
@@ -49,8 +50,7 @@ def discharge_tickets(
     Exit codes: 0 made, 1 no ticket of ours, or one that does not open, 2 a wrong call or key.
     """
     no_words(extra)
-    if is_open(key_file):
-        warn(f"others on this machine can read {key_file}; run: chmod 600 {key_file}")
+    refuse_open_secret(key_file)
     secret = Reference("file", str(key_file.absolute())).resolve(Path())
     party = ThirdParty(location=location, key=KeyRing.from_secret(secret))
     caveats, lasts = checked(rule, anything), read_span(expires, timedelta(seconds=LONGEST.total_seconds()))

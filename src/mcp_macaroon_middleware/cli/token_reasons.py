@@ -20,6 +20,8 @@ REASONS: Final = {
     "token_before_epoch": "it is older than the store; what was revoked before may be lost, so it counts no more",
     "token_not_narrowed": "it was not narrowed from the token of this process",
     "token_invalid": "it is not valid",
+    "discharge_format": "a discharge is cut, changed, or something else",
+    "discharge_too_large": "a discharge is longer, or has more caveats, than one may",
     "discharge_missing": "a third party has not vouched for it: a discharge is missing",
     "discharge_unbound": "the discharges are not bound to it; a request sends them as  token bind  prints them",
     "discharge_unused": "a discharge answers nothing that it asks for",

@@ -3,40 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 from cyclopts import Parameter
 from rich.text import Text
 
-from ..config.opening import open_audit
-from ..core.audit import AuditLog
-from ..core.revocation import Revocations
-from ..errors import AuditUnavailable, ConfigError, TokenInvalid
-from ..tokens import holds
+from ..config.revoking import Act, carry_out, of_key, of_part, of_principal, part_of
+from ..config.token_policy import TokenPolicy, open_policy
 from ..tokens.describe import inspect as describe
 from ..tokens.sentences import moment, quoted
 from .token import Config, Json, TokenFile, no_words, token_of
 from .token_narrowing import read_instant
 from .token_output import DONE, Misuse, answered, console, document, warn
-from .token_policy import TokenPolicy, open_policy
-
-MEMORY: Final = (
-    "the store of this file is memory: every process has its own, so no server would see the revocation. Write  "
-    "store: redis://HOST  under config, or replace the key: that ends every token"
-)
-_ID: Final = re.compile(r"[A-Za-z0-9_-]{22}\Z")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
     """One thing to revoke: how, and what to say of it."""
 
-    act: Callable[[Revocations], Awaitable[None]]
+    act: Act
     words: str
     facts: dict[str, str]
 
@@ -83,44 +71,13 @@ def revoke(
         endings = [_key(policy, each) for each in key_id]
     else:
         endings = [_part(each) for each in id_ or (_own(policy, token_file, whole=whole),)]
-    asyncio.run(_revoked(policy, endings))
+    asyncio.run(carry_out(policy, [ending.act for ending in endings], warn))
     if json_:
         document({"revoked": [ending.facts for ending in endings]})
     else:
         for ending in endings:
             console().print(Text.assemble(("revoked ", "bold green"), ending.words))
     return DONE
-
-
-async def _revoked(policy: TokenPolicy, endings: list[Ending]) -> None:
-    audit = _audit(policy)
-    try:
-        async with policy.bearers(audit.event if audit is not None else _unrecorded) as (bearers, store):
-            if not store.shared:
-                raise Misuse(MEMORY)
-            for ending in endings:
-                try:
-                    await ending.act(bearers.revocations)
-                except AuditUnavailable:
-                    warn(f"revoked, but not in the audit record: {ending.words}")
-    finally:
-        if audit is not None:
-            audit.close()
-
-
-def _audit(policy: TokenPolicy) -> AuditLog | None:
-    """The file's audit log, or None with a warning: a revocation waits for nobody."""
-    if not policy.remembers:
-        return None
-    try:
-        return open_audit(policy.compiled, policy.keys)
-    except ConfigError:
-        warn("the audit record cannot be opened, perhaps since the server has it open; this revocation is not in it")
-        return None
-
-
-def _unrecorded(name: str, facts: object) -> None:
-    """Where the audit record cannot be opened."""
 
 
 # --- what to revoke -------------------------------------------------------------------------------------------------
@@ -146,36 +103,32 @@ def _fit(
 
 
 def _part(part: str) -> Ending:
-    if not _ID.match(part):
-        raise Misuse("--id takes the id of a token or a branch: 22 characters, as in  token inspect")
-
-    async def act(revocations: Revocations) -> None:
-        await revocations.revoke(part)
-
+    try:
+        act = of_part(part)
+    except ValueError as error:
+        raise Misuse(f"--id: {error}") from None
     return Ending(act=act, words=f"{part} and everything that was narrowed from it", facts={"id": part})
 
 
 def _key(policy: TokenPolicy, key_id: str) -> Ending:
+    try:
+        act = of_key(key_id)
+    except ValueError as error:
+        raise Misuse(f"--key-id: {error}") from None
     if key_id == policy.keys.current:
         warn("this key still signs: what is minted from now on is refused too, until there is a new key")
     elif key_id not in policy.keys:
         warn(f"the ring of this file has no key {quoted(key_id)}; its tokens are refused already")
-
-    async def act(revocations: Revocations) -> None:
-        await revocations.revoke_key(key_id)
-
     return Ending(act=act, words=f"every token of the key {quoted(key_id)}", facts={"key_id": key_id})
 
 
 def _principal(policy: TokenPolicy, subject: str, issuer: str | None, tenant: str | None, before: str | None) -> Ending:
     at = read_instant(before, "--before") if before is not None else datetime.now(UTC)
     principal = policy.principal(subject, issuer, tenant)
-    if not subject:
-        raise Misuse("--principal names a subject")
-
-    async def act(revocations: Revocations) -> None:
-        await revocations.revoke_principal(principal, at)
-
+    try:
+        act = of_principal(principal, at)
+    except ValueError as error:
+        raise Misuse(f"{'--principal' if not subject else '--before'}: {error}") from None
     facts = {"subject": subject, "issuer": principal.namespace, "before": at.isoformat()}
     who = quoted(subject) + "".join(f", {name} {quoted(value)}" for name, value in _names(issuer, tenant))
     return Ending(
@@ -192,11 +145,8 @@ def _names(issuer: str | None, tenant: str | None) -> list[tuple[str, str]]:
 def _own(policy: TokenPolicy, file: Path | None, *, whole: bool) -> str:
     """The id to revoke for a token: its last branch, or, for the whole, its first id. Its signature must hold."""
     text = token_of(file)
-    try:
-        holds(policy.keys, text, audience=policy.audience)
-    except TokenInvalid as error:
-        if error.code != "token_expired":
-            raise
+    part = part_of(policy.keys, policy.audience, text, whole=whole)
+    expires = describe(text).expires
+    if expires is not None and expires <= datetime.now(UTC):
         warn("the token has ended already")
-    lineage = describe(text).lineage
-    return lineage[0] if whole else lineage[-1]
+    return part

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
+from typing import Final
 
 from ..core.bearers import Bearers
 from ..core.policy_engine import PolicyEngine
@@ -14,17 +16,24 @@ from .key_sources import secret_text
 from .places import DataPath
 from .settings import ConfigSettings
 
+logger: Final = logging.getLogger("mcp_macaroon_middleware")
+
+UNUSABLE: Final = (
+    "the token in the environment variable %s does not count at this server [%s]: whoever brings a token or calls "
+    "from here is refused; set a token for this server, unset the variable, or name another: tokens: {variable: NAME}"
+)
+
 
 def open_bearers(compiled: Compiled, engine: PolicyEngine, keys: KeyRing) -> Bearers | None:
     """What accepts the tokens of this server, or None where the file has no `tokens` section.
 
-    Raises `ConfigError` for a shared secret that cannot be used.
+    Raises `ConfigError` for a shared secret that cannot be used. A token of the process that can never count is told.
     """
     config = compiled.settings.config
     parties = open_parties(compiled)
     if config.tokens is None:
         return None
-    return Bearers(
+    bearers = Bearers(
         keys=keys,
         audience=config.audience,
         revocations=engine.revocations,
@@ -33,6 +42,10 @@ def open_bearers(compiled: Compiled, engine: PolicyEngine, keys: KeyRing) -> Bea
         namespace=config.identity.token_namespace or "",
         process=_process_token(config),
     )
+    fault = bearers.process_fault()
+    if fault is not None:
+        logger.error(UNUSABLE, config.tokens.variable, fault)
+    return bearers
 
 
 def open_parties(compiled: Compiled) -> Mapping[str, ThirdParty]:
@@ -55,6 +68,7 @@ def open_parties(compiled: Compiled) -> Mapping[str, ThirdParty]:
 
 
 def _process_token(config: ConfigSettings) -> str | None:
-    """The token that this process was started with, if any."""
+    """The token that this process was started with, without white space around it; blanks alone are a bad one."""
     variable = config.tokens.variable if config.tokens is not None else None
-    return os.environ.get(variable) or None if variable is not None else None
+    given = os.environ.get(variable, "") if variable is not None else ""
+    return given.strip() or given or None

@@ -11,8 +11,9 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from ..errors import ConfigError, Diagnostic, MacaroonError
+from ..errors import ConfigError, Diagnostic, KeyRingError, MacaroonError
 from ..plugin.contract import KeySourceContext, KeySourceType
+from ..tokens.keys import refuse_open_secret
 from .compile import Compiled
 from .places import DataPath
 from .references import Reference, missing
@@ -21,7 +22,8 @@ from .settings import did_you_mean
 
 MAX_CHARACTERS: Final = 1 << 16
 LONGEST_MESSAGE: Final = 300
-OWN: Final = frozenset({"env", "file"})  # their messages name the variable or the file
+FILE: Final = "file"
+OWN: Final = frozenset({"env", FILE})  # their messages name the variable or the file
 SCHEME: Final = re.compile(r"([a-z][a-z0-9+.-]+):")  # two letters at least: C:\keys is a path
 
 
@@ -32,13 +34,19 @@ def scheme_of(text: str) -> str | None:
 
 
 def secret_text(compiled: Compiled, reference: Reference, path: DataPath) -> str:
-    """The text of a secret, at `path` in the file: written there, or from a source. Raises `ConfigError`."""
-    if not reference.is_literal:
-        return fetched(compiled, reference.kind, reference.value, path)
-    scheme = scheme_of(reference.value)
-    if scheme is None:
-        return reference.value
-    return fetched(compiled, scheme, reference.value[len(scheme) + 1 :], path)
+    """The text of a secret, at `path` in the file: written there, or from a source. Raises `ConfigError`.
+
+    A file that others could have read or written holds no secret.
+    """
+    scheme, name = reference.kind, reference.value
+    if reference.is_literal:
+        found = scheme_of(name)
+        if found is None:
+            return name
+        scheme, name = found, name[len(found) + 1 :]
+    if scheme == FILE:
+        _refuse_open(compiled, name, path)
+    return fetched(compiled, scheme, name, path)
 
 
 def fetched(compiled: Compiled, scheme: str, name: str, path: DataPath) -> str:
@@ -81,6 +89,13 @@ def in_time(function: Callable[[], str], seconds: float) -> str:
 
 
 # --- parts ----------------------------------------------------------------------------------------------------------
+
+
+def _refuse_open(compiled: Compiled, name: str, path: DataPath) -> None:
+    try:
+        refuse_open_secret(compiled.source.base / name)
+    except KeyRingError as error:
+        raise ConfigError([compiled.source.diagnostic("secret_open", str(error), path)]) from None
 
 
 def _kind(compiled: Compiled, scheme: str, path: DataPath) -> KeySourceType:

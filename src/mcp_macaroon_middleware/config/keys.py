@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Final
 
 from ..errors import ConfigError, Diagnostic, KeyRingError
@@ -63,20 +62,12 @@ def _warnings(source: Source, reference: Reference) -> list[Diagnostic]:
         hint = f"write  secret_key: ${{{VARIABLE}}}  or  keys: ./keys"
         return source.diagnostic(code, message, _SECRET, hint=hint, severity="warning")
 
-    scheme = scheme_of(reference.value) if reference.is_literal else reference.kind
-    if scheme == "file":
-        path = reference.value.removeprefix("file:") if reference.is_literal else reference.value
-        return [warn("secret_world_readable", "everybody can read the key file")] if _is_open(source, path) else []
-    if scheme is not None:
+    if not reference.is_literal or scheme_of(reference.value) is not None:
         return []
     found = [warn("literal_secret", "the secret key stands in the configuration itself")]
     if source.world_readable:
         found.append(warn("secret_world_readable", "everybody on this machine can read this file and the key in it"))
     return found
-
-
-def _is_open(source: Source, path: str) -> bool:
-    return os.name == "posix" and bool((source.base / Path(path)).stat().st_mode & 0o004)
 
 
 def _environment(source: Source) -> tuple[KeyRing | None, list[Diagnostic]]:

@@ -80,7 +80,7 @@ class KeyRing:
         if current not in keys:
             raise KeyRingError(f"the ring has no key {current!r}")
         for key_id, secret in keys.items():
-            if not _ID.match(key_id):
+            if not is_key_id(key_id):
                 raise KeyRingError("a key id has letters, digits, . _ and - only")
             if len(secret) < MIN_BYTES:
                 raise KeyRingError(f"the key {key_id} has {len(secret)} bytes, {MIN_BYTES} are needed; {MAKE_ONE}")
@@ -171,12 +171,12 @@ def read_directory(directory: Path) -> tuple[dict[str, bytes], bytes | None]:
     """The keys of a key directory by id, and its root of names where it keeps one. Raises `KeyRingError`."""
     if not directory.is_dir():
         raise KeyRingError(
-            f"there is no key directory {directory.name}; make it with: mcp-macaroon keys new {directory}"
+            f"there is no key directory {called(directory)}; make it with: mcp-macaroon keys new {directory}"
         )
     refuse_open_directory(directory)
     keys = {_id_of(path): _read(path) for path in sorted(directory.glob("*" + SUFFIX))}
     if not keys:
-        raise KeyRingError(f"{directory.name} holds no key; make one with: mcp-macaroon keys new {directory}")
+        raise KeyRingError(f"{called(directory)} holds no key; make one with: mcp-macaroon keys new {directory}")
     names = directory / NAMES_FILE
     return keys, _read(names) if os.path.lexists(names) else None
 
@@ -195,6 +195,11 @@ def refuse_weak(secret: bytes) -> None:
         raise KeyRingError(f"a key has at least {MIN_BYTES} bytes, this one has {len(secret)}; {MAKE_ONE}")
     if len(set(secret)) < MIN_VARIETY:
         raise KeyRingError(f"that key has hardly any different characters; {MAKE_ONE}")
+
+
+def is_key_id(text: str) -> bool:
+    """Whether a text can be the id of a key."""
+    return _ID.match(text) is not None
 
 
 def names_of(secret: bytes) -> bytes:
@@ -255,12 +260,12 @@ def refuse_open_directory(directory: Path) -> None:
             return
         facts = directory.stat()
     except OSError as error:
-        raise KeyRingError(f"cannot read the key directory {directory.name}: {error.strerror}") from None
+        raise KeyRingError(f"cannot read the key directory {called(directory)}: {error.strerror}") from None
     if facts.st_uid not in (0, os.geteuid()):
-        what = f"the key directory {directory.name} is another user's"
+        what = f"the key directory {called(directory)} is another user's"
         raise KeyRingError(f"{what}; run: chown {os.geteuid()} {directory}")
     if facts.st_mode & 0o022:
-        raise KeyRingError(f"others can write to the key directory {directory.name}; run: chmod go-w {directory}")
+        raise KeyRingError(f"others can write to the key directory {called(directory)}; run: chmod go-w {directory}")
 
 
 def _read(path: Path) -> bytes:
@@ -278,9 +283,23 @@ def _read(path: Path) -> bytes:
     return secret
 
 
-def is_read_only(directory: Path) -> bool:
-    """Whether the file system of a directory cannot be written to. Raises `OSError` where there is none."""
-    return os.name == "posix" and bool(os.statvfs(directory).f_flag & os.ST_RDONLY)
+def is_read_only(path: Path) -> bool:
+    """Whether the file system of a directory or a file cannot be written to. Raises `OSError` where there is none."""
+    return os.name == "posix" and bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+
+
+def refuse_open_secret(path: Path) -> None:
+    """Raises `KeyRingError` for a secret's file that is another user's, or open to others.
+
+    A read-only file system, as secrets are mounted, is closed. What is not there, or no file, is left to its reader.
+    """
+    try:
+        facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode) or is_read_only(path):
+            return
+    except (OSError, ValueError):
+        return
+    refuse_open_file(path, facts)
 
 
 def refuse_open_file(path: Path, facts: os.stat_result) -> None:
@@ -293,6 +312,11 @@ def refuse_open_file(path: Path, facts: os.stat_result) -> None:
         raise KeyRingError(f"the key file {path.name} is another user's; run: chown {os.geteuid()} {path}")
     if facts.st_mode & 0o077:
         raise KeyRingError(f"others can read the key file {path.name}; run: chmod 600 {path}")
+
+
+def called(path: Path) -> str:
+    """What a message calls a file or a directory: its name, or `.` and the like as they were given."""
+    return path.name or str(path)
 
 
 def _new(path: Path) -> str:

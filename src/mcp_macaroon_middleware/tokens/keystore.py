@@ -16,7 +16,7 @@ from typing import Final
 
 from ..errors import KeyRingError
 from .keyfile import KeyFile
-from .keys import KeyRing, is_read_only, refuse_open_directory, refuse_open_file
+from .keys import KeyRing, called, is_read_only, refuse_open_directory, refuse_open_file
 
 try:
     import fcntl
@@ -110,7 +110,7 @@ def _lock(descriptor: int, directory: Path) -> None:
             return
         except BlockingIOError:
             if time.monotonic() >= end:
-                raise KeyRingError(f"somebody else is changing a key file in {directory.name}; try again") from None
+                raise KeyRingError(f"somebody else is changing a key file in {called(directory)}; try again") from None
             time.sleep(0.05)
 
 

@@ -29,6 +29,8 @@ MAX_BYTES: Final = 8192
 MAX_CAVEATS: Final = 64
 SIGNATURE_BYTES: Final = 32
 
+_OF_DISCHARGES: Final = {"token_format": "discharge_format", "token_too_large": "discharge_too_large"}
+"""What is wrong with a discharge's text is not said of the token."""
 _TEXT: Final = re.compile(r"[A-Za-z0-9_-]+\Z")
 _EOS, _LOCATION, _IDENTIFIER, _VID, _SIGNATURE = 0, 1, 2, 4, 6
 
@@ -57,6 +59,15 @@ class RawMacaroon:
 
 def from_text(text: str, prefix: str = PREFIX) -> RawMacaroon:
     """Reads a token, or a discharge by its own prefix. Raises `TokenInvalid` for whatever would not be written here."""
+    try:
+        return _from_text(text, prefix)
+    except TokenInvalid as error:
+        if prefix == DISCHARGE and error.code in _OF_DISCHARGES:
+            raise TokenInvalid(_OF_DISCHARGES[error.code]) from None
+        raise
+
+
+def _from_text(text: str, prefix: str) -> RawMacaroon:
     if not isinstance(text, str) or len(text) > len(prefix) + (MAX_BYTES * 4 + 2) // 3:
         raise TokenInvalid("token_too_large")
     body = text[len(prefix) :]

@@ -31,14 +31,15 @@ PENDING: Final = "discharge_missing"
 class MacaroonAuth(AuthProvider):
     """Takes `Authorization: Bearer mm_…`: `FastMCP(auth=MacaroonAuth("policies.yaml"))`, beside a guard of that file.
 
-    `other` is another provider, whose tokens, routes and challenges stay what they are; ours never reach it. What is
-    wrong, expired, tampered with, revoked or unknown is answered with 401 like a missing credential. The file needs a
-    `tokens:` section; raises `ConfigError` without one.
+    `config_path` is the policy file, the same as a mapping, or a `Runtime`. `other` is another provider, whose tokens,
+    routes and challenges stay what they are; ours never reach it. What is wrong, expired, tampered with, revoked or
+    unknown is answered with 401 like a missing credential. The file needs a `tokens:` section; raises `ConfigError`
+    without one.
     """
 
     def __init__(
         self,
-        source: Source,
+        config_path: Source,
         other: AuthProvider | None = None,
         *,
         base_url: str | None = None,
@@ -52,7 +53,7 @@ class MacaroonAuth(AuthProvider):
                 required_scopes=other.required_scopes if required_scopes is None else required_scopes,
                 resource_base_url=other.resource_base_url,
             )
-        runtime = runtime_of(source)
+        runtime = runtime_of(config_path)
         if runtime.bearers is None:
             raise ConfigError("MacaroonAuth needs a file that accepts tokens: write  tokens: {}  under config")
         self.runtime: Final[Runtime] = runtime
@@ -64,6 +65,7 @@ class MacaroonAuth(AuthProvider):
 
     async def verify_token(self, token: str) -> AccessToken | None:
         """The caller of a bearer token, or None for one that does not count; the audit log has the reason."""
+        token = token.strip()
         if not is_token(token):
             return await self.other.verify_token(token) if self.other is not None else None
         request = _request()
@@ -71,7 +73,7 @@ class MacaroonAuth(AuthProvider):
             logger.error("MacaroonAuth admits nobody: no guard of the same policy stands on this server")
             return None
         try:
-            discharges = in_header(request.headers.get(HEADER) if request is not None else None)
+            discharges = in_header(request.headers.getlist(HEADER) if request is not None else ())
             return await self._admitted(token, discharges)
         except TokenInvalid as error:
             self._refused(error.code, request)

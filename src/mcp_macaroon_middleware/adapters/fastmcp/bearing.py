@@ -2,7 +2,8 @@
 
 Over HTTP the credential is `Authorization: Bearer mm_…`, seen by `MacaroonAuth`; discharges come in the header
 `Macaroon-Discharge` or in `_meta`. On stdio and in memory the token itself comes in `_meta`, or is the process's own.
-A token in `_meta` beside a credential must have been narrowed from it, and takes its place for this one request.
+A token in `_meta` beside a credential must have been narrowed from it, and takes its place for this one request, with
+the discharges that come with it there: those of the header are bound to the credential.
 """
 
 from __future__ import annotations
@@ -70,7 +71,8 @@ async def over_http(access: MacaroonAccessToken, meta: Mapping[str, Any] | None,
         return access._bearer
     if text is not None and not narrows(text, access._text):
         raise TokenInvalid("token_not_narrowed")
-    return await bearers.accept(text or access._text, (*access._discharges, *discharges))
+    beside = access._discharges if text is None else ()
+    return await bearers.accept(text or access._text, (*beside, *discharges))
 
 
 async def from_here(meta: Mapping[str, Any] | None, bearers: Bearers | None) -> Bearer | None:
@@ -97,9 +99,9 @@ def sent(meta: Mapping[str, Any] | None) -> tuple[str | None, tuple[str, ...]]:
     return text, tuple(discharges)
 
 
-def in_header(value: str | None) -> tuple[str, ...]:
-    """The discharges of a `Macaroon-Discharge` header, separated by commas. Raises `TokenInvalid` for too many."""
-    found = tuple(part for each in (value or "").split(",", MOST + 1) if (part := each.strip()))
+def in_header(lines: Sequence[str]) -> tuple[str, ...]:
+    """The discharges of every `Macaroon-Discharge` line, separated by commas. Raises `TokenInvalid` for too many."""
+    found = tuple(part for each in ",".join(lines).split(",", MOST + 1) if (part := each.strip()))
     if len(found) > MOST:
         raise TokenInvalid("discharge_too_many")
     return found

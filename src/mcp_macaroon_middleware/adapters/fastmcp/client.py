@@ -1,7 +1,7 @@
 """`MacaroonClientAuth`: a token for `fastmcp.Client`, over HTTP, on stdio and in memory. It verifies nothing.
 
-Over HTTP it is the client's `auth`. Other transports carry no credentials, so `over` has each request bring the token;
-there, `narrowed` lends single calls a narrower one.
+Over HTTP it is the client's `auth`. Other transports carry no credentials, so `over` has each request bring the token.
+`narrowed` lends single calls a narrower one, in either way; it serves the requests of its own auth object alone.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import replace
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any, Final
 
 import httpx2
@@ -22,7 +23,8 @@ from ...core.holders import CheckRule
 from ..holder import Fetch, Holder
 from .bearing import DISCHARGES, HEADER, TOKEN
 
-_lent: Final[ContextVar[str | None]] = ContextVar("mcp_macaroon_lent", default=None)
+_lent: Final[ContextVar[Mapping[object, str]]] = ContextVar("mcp_macaroon_lent", default=MappingProxyType({}))
+"""The narrower tokens that are lent in this context, by the auth object that lends them: no other one brings them."""
 
 
 class MacaroonClientAuth(httpx2.Auth, Holder):
@@ -35,12 +37,18 @@ class MacaroonClientAuth(httpx2.Auth, Holder):
     def __init__(self, token: str, *, services: Mapping[str, str | Fetch] | None = None) -> None:
         Holder.__init__(self, token, services=services)
 
+    @property
+    def current(self) -> str:
+        """The token that requests bring here and now: the one that `narrowed` lends, else the whole one."""
+        return _lent.get().get(self, self.token)
+
     async def async_auth_flow(self, request: httpx2.Request) -> AsyncGenerator[httpx2.Request, httpx2.Response]:
-        """Adds the token and the discharges to an HTTP request."""
-        request.headers["Authorization"] = f"Bearer {self.token}"
-        discharges = await self.discharges()
+        """Adds the token and the discharges to an HTTP request; a redirect to another origin gets neither."""
+        token = self.current
+        request.headers["Authorization"] = f"Bearer {token}"
+        discharges = await self.discharges(token)
         if discharges:
-            request.headers[HEADER] = ", ".join(discharges)
+            request.headers = _Headers(request.headers, ", ".join(discharges))
         yield request
 
     def sync_auth_flow(self, request: httpx2.Request) -> Any:
@@ -54,16 +62,20 @@ class MacaroonClientAuth(httpx2.Auth, Holder):
 
         Over HTTP the server takes it in place of the credential that the request bears, which it must be made from.
         """
-        token = self.narrow(*caveats, expires=expires, check=check) if caveats or expires is not None else self.token
+        token = self.narrow(*caveats, expires=expires, check=check) if caveats or expires is not None else self.current
         return await self._meta(token)
 
     @contextlib.contextmanager
     def narrowed(
         self, *caveats: str, expires: timedelta | datetime | None = None, check: CheckRule | None = None
     ) -> Iterator[str]:
-        """Requests inside bring a narrower token; for clients made with `over`."""
+        """Requests inside bring a narrower token, in the task that enters and those that it starts there.
+
+        It is for the clients of this auth object, over HTTP as their `auth` and for those made with `over`. One inside
+        another narrows further.
+        """
         token = self.narrow(*caveats, expires=expires, check=check)
-        mark = _lent.set(token)
+        mark = _lent.set({**_lent.get(), self: token})
         try:
             yield token
         finally:
@@ -73,31 +85,43 @@ class MacaroonClientAuth(httpx2.Auth, Holder):
         """The transport, with each request bringing the token in its `_meta`.
 
         `transport` is whatever `fastmcp.Client` takes: a server, a command, a transport, a URL. Over HTTP the token
-        goes into the `Authorization` header as well, and only a narrower one into `_meta`.
+        goes into the `Authorization` header instead.
         """
         inner = infer_transport(transport)
-        over_http = isinstance(inner, StreamableHttpTransport | SSETransport)
-        if over_http:
+        if isinstance(inner, StreamableHttpTransport | SSETransport):
             inner._set_auth(self)
-        return _Bearing(inner, self, credential=over_http)
+            return inner
+        return _Bearing(inner, self)
 
     async def _meta(self, token: str) -> dict[str, Any]:
         discharges = await self.discharges(token)
         return {TOKEN: token} | ({DISCHARGES: list(discharges)} if discharges else {})
 
-    async def brought(self, *, credential: bool) -> dict[str, Any]:
-        """What a request brings now; nothing where the credential says it all."""
-        lent = _lent.get()
-        return {} if credential and lent is None else await self._meta(lent or self.token)
+    async def brought(self) -> dict[str, Any]:
+        """What a request brings now in its `_meta`, where no credential goes with it."""
+        return await self._meta(self.current)
+
+
+class _Headers(httpx2.Headers):
+    """Headers with discharges that no copy of them has: a redirect is sent with a copy, and may lead elsewhere."""
+
+    def __init__(self, headers: httpx2.Headers, discharges: str) -> None:
+        self._discharges = (HEADER.encode("ascii"), discharges.encode("ascii"))
+        super().__init__(headers)
+        self.pop(HEADER, None)
+
+    @property
+    def raw(self) -> list[tuple[bytes, bytes]]:
+        """What is sent."""
+        return [*super().raw, self._discharges]
 
 
 class _Bearing(ClientTransport):
     """A transport whose sessions bring a token with each request."""
 
-    def __init__(self, inner: ClientTransport, auth: MacaroonClientAuth, *, credential: bool) -> None:
+    def __init__(self, inner: ClientTransport, auth: MacaroonClientAuth) -> None:
         self._inner = inner
         self._auth = auth
-        self._credential = credential
         self.legacy_only = inner.legacy_only
 
     def __repr__(self) -> str:
@@ -109,12 +133,11 @@ class _Bearing(ClientTransport):
     ) -> AsyncIterator[ClientSession]:
         """The inner transport's session."""
         options = transport_options or TransportOptions()
-        auth, credential = self._auth, self._credential
+        auth = self._auth
 
         class Session(options.session_class):  # type: ignore[name-defined,misc]
             async def send_request(self, request: Any, *args: Any, **more: Any) -> Any:
-                added = await auth.brought(credential=credential)
-                return await super().send_request(_with(request, added) if added else request, *args, **more)
+                return await super().send_request(_with(request, await auth.brought()), *args, **more)
 
         bearing = replace(options, session_class=Session)
         async with self._inner.connect_session(transport_options=bearing, **session_kwargs) as session:

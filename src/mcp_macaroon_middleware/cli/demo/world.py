@@ -26,7 +26,7 @@ config:
   keys: ./keys/
   audience: mail
   default: deny
-  tokens: {}
+  tokens: {variable: MCP_MACAROON_DEMO_TOKEN}
   roles:
     ops: {claim: {groups: ops}}
   audit: [{sink: jsonl, path: ./audit.jsonl, required: true}]

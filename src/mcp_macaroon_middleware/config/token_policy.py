@@ -1,4 +1,4 @@
-"""The policy file as the token commands need it: its keys, its audience, its third parties, its revocations."""
+"""A policy file as those who make, check and revoke tokens need it: keys, audience, third parties, revocations."""
 
 from __future__ import annotations
 
@@ -8,10 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..config.bearers import open_parties
-from ..config.compile import Compiled, compile_file
-from ..config.keys import load_keys
-from ..config.opening import open_store
 from ..core.approvals import Approvals
 from ..core.bearers import Bearers
 from ..core.binding import RuleProblem
@@ -22,6 +18,10 @@ from ..errors import ConfigError, RuleError
 from ..model import Principal, Rule
 from ..plugin.contract import Store
 from ..tokens import KeyRing, ThirdParty
+from .bearers import open_parties
+from .compile import Compiled, compile_file
+from .keys import load_keys
+from .opening import open_store
 
 Event = Callable[[str, Mapping[str, Any]], None]
 
@@ -71,7 +71,7 @@ class TokenPolicy:
         store = open_store(self.compiled)
         try:
             clock = SystemClock()
-            approvals = Approvals(keys=self.keys, store=store, audience=self.audience, clock=clock, event=event)
+            approvals = Approvals(keys=self.keys, store=store, audience=self.audience, event=event)
             yield (
                 Bearers(
                     keys=self.keys,
