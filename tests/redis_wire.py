@@ -37,7 +37,10 @@ Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]
 
 @asynccontextmanager
 async def served(handler: Handler) -> AsyncIterator[str]:
-    """The address at which `handler` takes connections; it ends those that are left."""
+    """The address at which `handler` takes connections; it ends those that are left.
+
+    It shares the caller's event loop: a server that is to start on it starts in another thread, since the start waits.
+    """
     tasks: set[asyncio.Task[None]] = set()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -116,3 +119,33 @@ class Shears:
                     writer.transport.abort()
                 return
             back.write(data)
+
+
+class Meter:
+    """A wire that counts round trips: times at which something is under way, after none was. What is sent while answers
+    to other questions are still awaited goes the same trip."""
+
+    def __init__(self, port: int) -> None:
+        self.port, self.trips, self.commands = port, 0, 0
+        self._waiting: set[asyncio.StreamWriter] = set()
+
+    async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Carries one connection both ways, until either side ends it."""
+        there, back = await asyncio.open_connection("127.0.0.1", self.port)
+        on_way = asyncio.ensure_future(self._forward(reader, back))
+        try:
+            while data := await there.read(65536):
+                self._waiting.discard(back)
+                writer.write(data)
+        finally:
+            on_way.cancel()
+            self._waiting.discard(back)
+            back.transport.abort()
+
+    async def _forward(self, reader: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            self.trips += not self._waiting
+            self.commands += data.count(b"\r\n*") + data.startswith(b"*")
+            self._waiting.add(back)
+            back.write(data)
+        back.close()

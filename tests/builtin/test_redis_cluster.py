@@ -11,17 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lab import ALICE
 from redis.crc import key_slot
 from redis_many import ClusterOfServers, running_cluster
-from redis_server import BINARIES, RedisServer, line, opened, operations, refusal
+from redis_server import BINARIES, RedisServer, certificates, line, opened, operations, refusal
 
 from mcp_macaroon_middleware.builtin.redis_parts import Parts
-from mcp_macaroon_middleware.builtin.redis_store import CLUSTER
-from mcp_macaroon_middleware.config.runtime import load_runtime
+from mcp_macaroon_middleware.builtin.redis_store import CLUSTER, CLUSTERS
+from mcp_macaroon_middleware.config.runtime import Runtime, load_runtime
 from mcp_macaroon_middleware.errors import ConfigError, PluginError, StoreUnavailable
+from mcp_macaroon_middleware.model import Component, Kind, RequestContext
 from mcp_macaroon_middleware.model.subjects import place_of
 from mcp_macaroon_middleware.plugin import Store, StoreContext
 from mcp_macaroon_middleware.testing.stores import StoreContract
+from mcp_macaroon_middleware.tokens import mint, verify
 
 
 @pytest.fixture(scope="module", params=["valkey", "redis"])
@@ -74,7 +77,7 @@ def tagged(count: int) -> list[str]:
     return [f"grant/{place_of(str(number))}/{number}" for number in range(count)]
 
 
-async def held(call: Callable[[], Awaitable[object]], seconds: float = 20.0) -> object:
+async def held(call: Callable[[], Awaitable[object]], seconds: float = 30.0) -> object:
     """What `call` returns as soon as it succeeds."""
     end = time.monotonic() + seconds
     while True:
@@ -149,8 +152,9 @@ async def test_a_list_over_all_parts_has_every_entry_once(cluster: ClusterOfServ
 
 async def test_a_charge_over_two_parts_is_refused_and_charges_nothing(cluster: ClusterOfServers) -> None:
     async with using(cluster) as (store, _):
-        with pytest.raises(ValueError, match="cannot be charged at once"):
+        with pytest.raises(StoreUnavailable, match="cannot be charged at once") as refused:
             await store.add([line("limit/{a}"), line("limit")])
+        assert refused.value.code == "limits_apart"
         assert (await store.add([line("limit/{a}", 0)])).used == (0,)
 
 
@@ -251,8 +255,8 @@ async def test_when_a_master_dies_its_copy_serves_what_was_acknowledged(kind: st
             cluster.masters[0].kill()
             began = time.monotonic()
             await refusal(lambda: store.get([mine[1]]))
-            assert time.monotonic() - began < 3
-            await held(lambda: store.put(others[0], b"2", 600), 5)
+            assert time.monotonic() - began < 10
+            await held(lambda: store.put(others[0], b"2", 600))
             (found,) = await held(lambda: store.get([mine[1]]))  # type: ignore[misc]
             assert found is not None
             assert await store.take(mine[0]) is None, "what was used stays used"
@@ -272,7 +276,7 @@ async def test_a_node_that_hangs_holds_up_nothing_of_the_others(tmp_path: Path, 
             cluster.masters[0].pause()
             began = time.monotonic()
             await refusal(lambda: store.get([hung]))
-            assert time.monotonic() - began < 1.5
+            assert time.monotonic() - began < 10, "it was waited for"
             await store.get([free])
             cluster.masters[0].resume()
             await asyncio.to_thread(cluster.settled)
@@ -293,6 +297,23 @@ async def test_a_node_is_not_taken_for_a_server_nor_a_server_for_a_node(
     for call in operations(store):
         assert "write redis://" in await refusal(call)
     await store.close()
+
+
+@pytest.mark.threat("N12", "FI30")
+async def test_over_tls_every_node_must_show_a_certificate_that_we_trust(tmp_path: Path) -> None:
+    if "redis" not in BINARIES:
+        pytest.skip("no redis-server here, which speaks TLS")
+    with running_cluster("redis", tmp_path, tls=certificates(tmp_path)) as cluster:
+        async with using(cluster, nodes=1) as (store, _):
+            keys = tagged(60)
+            await asyncio.gather(*(store.put(key, b"v", 600) for key in keys))
+            assert None not in await store.get(keys)
+            assert min(len(node.ask("KEYS", "mcpm:*")) for node in cluster.masters) > 0, "every node was spoken to"
+        doubting = cluster.address().partition("?")[0]
+        for address in (doubting, doubting.replace("rediss", "redis")):
+            other = (CLUSTERS if address.startswith("rediss") else CLUSTER).open(address, StoreContext(audience="a"))
+            assert "cannot be reached" in await refusal(lambda other=other: other.get(["k"]))
+            await other.close()
 
 
 async def test_a_cluster_that_cannot_be_reached_is_an_error_of_ours_that_shows_nothing(
@@ -326,20 +347,71 @@ def test_an_address_that_cannot_be_read_whole_is_refused_and_never_shown(address
     assert "hunter2" not in str(refused.value)
 
 
-def test_limits_that_cannot_be_charged_at_once_stop_the_start() -> None:
-    config = {
+# --- limits over two parts --------------------------------------------------------------------------------------------
+
+
+def ruled(cluster: ClusterOfServers, *rules: object, **config: object) -> Runtime:
+    settings = {
         "secret_key": "0123456789abcdef" * 4,
-        "audience": "mail",
-        "default": "deny",
-        "store": "redis+cluster://127.0.0.1:1",
+        "audience": secrets.token_hex(4),
+        "default": "allow",
+        "store": cluster.address(),
+        **config,
     }
-    rules = ["bf:send:rate_limit:allow:10/hour"]
-    every = {
-        "before": "*",
-        "policy": "rate_limit",
-        "action": "allow",
-        "params": {"limits": "100/hour", "per": "server"},
-    }
-    load_runtime({"config": config, "policies": rules}).close_now()
+    return load_runtime({"config": settings, "policies": list(rules)})
+
+
+def together(target: str, per: str = "server") -> dict[str, object]:
+    """A limit that several principals share."""
+    params = {"limits": "2/hour", "per": per}
+    return {"before": target, "policy": "rate_limit", "action": "allow", "params": params}
+
+
+def request(*names: str) -> RequestContext:
+    return RequestContext(principal=ALICE, component=Component(kind=Kind.TOOL, name=names[0], names=names))
+
+
+def test_limits_that_cannot_be_charged_at_once_stop_the_start(cluster: ClusterOfServers) -> None:
     with pytest.raises(ConfigError, match="cannot be charged at once"):
-        load_runtime({"config": config, "policies": [*rules, every]})
+        ruled(cluster, "bf:send:rate_limit:allow:10/hour", together("*"))
+
+
+async def test_limits_on_different_tools_begin_and_both_hold(cluster: ClusterOfServers) -> None:
+    runtime = ruled(cluster, "bf:read:rate_limit:allow:1/hour", together("send"))
+    codes = []
+    for name in ("read", "read", "send", "send", "send"):
+        decision = await runtime.engine.decide(request(name))
+        codes.append(decision.refusal.code if decision.refusal is not None else "ok")
+    assert codes == ["ok", "rate_limited", "ok", "ok", "rate_limited"]
+    await runtime.close()
+
+
+async def test_where_tokens_are_accepted_a_limit_that_no_token_of_theirs_could_stand_beside_stops_the_start(
+    cluster: ClusterOfServers,
+) -> None:
+    with pytest.raises(ConfigError, match="the limits that a token may carry") as refused:
+        ruled(cluster, together("send"), tokens={})
+    assert [diagnostic.code for diagnostic in refused.value.diagnostics] == ["limits_apart"]
+    runtime = ruled(cluster, "bf:send:rate_limit:allow:10/hour", tokens={})
+    minted = mint(
+        runtime.keys, subject="alice", audience=runtime.settings.audience, caveats=["bf:*:rate_limit:allow:1/hour"]
+    )
+    token = verify(runtime.keys, minted, audience=runtime.settings.audience)
+    first, second = [await runtime.engine.decide(request("send"), token=token) for _ in range(2)]
+    assert first.allowed
+    assert second.refusal is not None
+    assert second.refusal.code == "rate_limited"
+    await runtime.close()
+
+
+async def test_a_tool_that_bears_two_ruled_names_is_refused_with_a_reason_and_no_limit_is_charged(
+    cluster: ClusterOfServers,
+) -> None:
+    runtime = ruled(cluster, "bf:send:rate_limit:allow:1/hour", together("mail_send"))
+    decision = await runtime.engine.decide(request("mail_send", "send"))
+    assert decision.refusal is not None
+    assert decision.refusal.code == "limits_apart"
+    assert "cannot be counted together" in decision.refusal.reason
+    for name in ("send", "mail_send"):
+        assert (await runtime.engine.decide(request(name))).allowed
+    await runtime.close()

@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
-from redis_server import BINARIES, RedisServer, free_port, line, opened, operations, refusal
+from redis_server import BINARIES, RedisServer, free_port, line, opened, operations, refusal, running
 from redis_wire import served, wired
 
+from mcp_macaroon_middleware.builtin.redis_link import FIRST_PAUSE, LONGEST_PAUSE
 from mcp_macaroon_middleware.builtin.redis_store import REDIS, RedisSettings
 from mcp_macaroon_middleware.errors import StoreUnavailable
 from mcp_macaroon_middleware.plugin import Store, StoreContext
 
 
-async def works_again(store: Store, within: float = 5.0) -> None:
+async def works_again(store: Store, within: float = 20.0) -> None:
     end = time.monotonic() + within
     while True:
         try:
@@ -27,18 +29,22 @@ async def works_again(store: Store, within: float = 5.0) -> None:
             return
 
 
+PATIENCE = 2.0
+SILENT = "the redis server did not answer in time"
+
+
 # --- gone, hanging ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.threat("N01", "N02", "FI1")
 async def test_a_server_that_is_killed_refuses_in_time_and_is_used_again_once_it_is_back(own: RedisServer) -> None:
-    store = opened(own)
+    store = opened(own, timeout=30)
     await asyncio.gather(*(store.put(f"k{number}", b"v", 600) for number in range(50)))
     own.kill()
+    start = time.monotonic()
     for call in operations(store) * 5:
-        start = time.monotonic()
         assert await refusal(call) == "the redis server cannot be reached, or went away"
-        assert time.monotonic() - start < 0.5
+    assert time.monotonic() - start < 30, "it was waited for"
     await asyncio.to_thread(own.start)
     await works_again(store)
     for call in operations(store) * 5:
@@ -58,7 +64,7 @@ async def test_a_server_that_was_restarted_unnoticed_costs_no_call(own: RedisSer
 
 @pytest.mark.threat("N03", "FI4")
 async def test_behind_a_server_that_hangs_nothing_piles_up_and_the_event_loop_runs_on(own: RedisServer) -> None:
-    store = opened(own, timeout=1.0, max_waiting=150)
+    store = opened(own, timeout=PATIENCE, max_waiting=150)
     await asyncio.gather(*(store.get(["k"]) for _ in range(100)))
     own.pause()
     worst, beating = 0.0, True
@@ -72,38 +78,45 @@ async def test_behind_a_server_that_hangs_nothing_piles_up_and_the_event_loop_ru
 
     async def ask() -> tuple[str, float]:
         start = time.monotonic()
-        try:
-            await store.get(["k"])
-        except StoreUnavailable as error:
-            return str(error), time.monotonic() - start
-        return "", time.monotonic() - start
+        return await refusal(lambda: store.get(["k"])), time.monotonic() - start
 
     heart = asyncio.ensure_future(beat())
     answers = await asyncio.gather(*(ask() for _ in range(1000)))
-    late = [took for _, took in answers if took > 0.5]
-    assert len(late) == 150, "more waited than may"
-    assert max(late) < 1.5
-    assert {why for why, took in answers if took < 0.5} == {"too many operations wait for the redis server"}
-    assert {why for why, took in answers if took > 0.5} == {"the redis server did not answer in time"}
+    took = {text: [seconds for why, seconds in answers if why == text] for text in {why for why, _ in answers}}
+    assert set(took) == {SILENT, "too many operations wait for the redis server"}
+    assert len(took[SILENT]) == 150, "more waited than may"
+    assert max(took[SILENT]) < 2 * PATIENCE
     again = await asyncio.gather(*(ask() for _ in range(20)))
-    assert max(took for _, took in again) < 1.5
-    assert (await ask())[1] < 0.04, "it waits again for a server that has just not answered"
+    assert max(seconds for _, seconds in again) < 2 * PATIENCE
+    why, seconds = await ask()
+    assert (why, seconds < PATIENCE / 2) == (SILENT, True), "it waits again for a server that has just not answered"
     beating = False
     await heart
-    assert worst < 0.1
+    assert worst < PATIENCE / 2, "the event loop stood still"
     own.resume()
     await works_again(store)
     await store.close()
 
 
 @pytest.mark.threat("FI30")
-async def test_while_a_server_cannot_be_reached_callers_do_not_wait_for_it(kind: str) -> None:
+async def test_while_a_server_cannot_be_reached_callers_do_not_wait_for_it(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = RedisServer(BINARIES[kind])
     store = opened(server)
+    tried = 0
+    dial = asyncio.open_connection
+
+    async def counted(*args: Any, **options: Any) -> Any:
+        nonlocal tried
+        tried += 1
+        return await dial(*args, **options)
+
+    monkeypatch.setattr(asyncio, "open_connection", counted)
     start = time.monotonic()
     for _ in range(500):
         await refusal(lambda: store.get(["k"]))
-    assert time.monotonic() - start < 3
+    assert 1 <= tried <= 6 + (time.monotonic() - start) / LONGEST_PAUSE, "more than one in a pause tried it"
     try:
         await asyncio.to_thread(server.start)
         await works_again(store)
@@ -123,12 +136,12 @@ async def test_a_server_that_ends_every_connection_is_tried_again_after_pauses_o
 
     async with served(end) as address:
         store = REDIS.open(address, StoreContext(audience="a"))
-        until = time.monotonic() + 1.2
-        while time.monotonic() < until:
+        start = time.monotonic()
+        while tried < 4:
             await asyncio.gather(*(refusal(lambda: store.get(["k"])) for _ in range(20)))
             await asyncio.sleep(0.005)
+        assert time.monotonic() - start > FIRST_PAUSE * (1 + 2 + 4) * 0.9, "it was tried again too soon"
         await store.close()
-    assert 3 <= tried <= 6
 
 
 @pytest.mark.threat("FI30")
@@ -220,21 +233,6 @@ async def test_a_full_server_refuses_what_is_new_and_forgets_nothing(own: RedisS
     await store.close()
 
 
-async def test_what_others_wrote_under_our_keys_is_never_read_as_ours(own: RedisServer) -> None:
-    store = opened(own, "a")
-    for name in ("v:k", "c:k", "i", "x"):
-        await asyncio.to_thread(own.ask, "HSET", f"mcpm:{{a}}:{name}", "f", "v")
-    for call in (*operations(store)[1:3], *operations(store)[5:]):
-        assert await refusal(call) == "the redis server refuses the operation (WRONGTYPE)"
-    assert "WRONGTYPE" in await refusal(operations(store)[0])
-    await asyncio.to_thread(own.ask, "FLUSHALL")
-    await asyncio.to_thread(own.ask, "SET", "mcpm:{a}:v:k", "short")
-    await asyncio.to_thread(own.ask, "SET", "mcpm:{a}:c:k", "not a window")
-    for number in (0, 4, 5, 6):
-        await refusal(operations(store)[number])
-    await store.close()
-
-
 @pytest.mark.threat("FI6")
 @pytest.mark.parametrize("name", ["LOADING", "MOVED", "CLUSTERDOWN", "MISCONF", "NOREPLICAS", "BUSY", "hunter2"])
 async def test_every_error_of_a_server_is_a_refusal_that_names_it(name: str) -> None:
@@ -251,18 +249,56 @@ async def test_every_error_of_a_server_is_a_refusal_that_names_it(name: str) -> 
         await store.close()
 
 
+POLICIES = [f"{which}-{how}" for which in ("allkeys", "volatile") for how in ("lru", "lfu", "random")] + [
+    "volatile-ttl"
+]
+
+
 @pytest.mark.threat("N05")
-async def test_a_server_that_may_forget_keys_is_named_or_refused(
-    own: RedisServer, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("policy", POLICIES)
+async def test_a_server_that_may_forget_limits_is_refused_unless_that_is_allowed_and_then_it_is_said_loudly(
+    server: RedisServer, policy: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await asyncio.to_thread(own.ask, "CONFIG", "SET", "maxmemory-policy", "volatile-ttl")
-    store = opened(own)
-    await store.put("k", b"v", 600)
-    await store.close()
-    assert caplog.messages == ["the redis server may forget keys: its maxmemory-policy is volatile-ttl"]
-    await asyncio.to_thread(own.ask, "CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
-    strict, lax = opened(own), opened(own, allow_eviction=True)
+    await asyncio.to_thread(server.ask, "CONFIG", "SET", "maxmemory-policy", policy)
+    try:
+        strict, lax = opened(server), opened(server, allow_eviction=True)
+        for call in operations(strict):
+            why = await refusal(call)
+            assert f"(maxmemory-policy {policy}); set noeviction there" in why
+        caplog.clear()
+        await lax.put("k", b"v", 600)
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        assert f"its maxmemory-policy is {policy}, and allow_eviction is set" in caplog.text
+        await asyncio.gather(strict.close(), lax.close())
+    finally:
+        await asyncio.to_thread(server.ask, "CONFIG", "SET", "maxmemory-policy", "noeviction")
+
+
+@pytest.mark.threat("N05")
+async def test_a_server_that_does_not_tell_whether_it_forgets_is_refused_unless_that_is_allowed(
+    own: RedisServer,
+) -> None:
+    rights = ("on", ">hunter2", "~*", "&*", "+@all", "-info")
+    await asyncio.to_thread(own.ask, "ACL", "SETUSER", "mail", *rights)
+    strict = opened(own, user="mail:hunter2")
+    lax = opened(own, user="mail:hunter2", allow_eviction=True)
     for call in operations(strict):
-        assert "maxmemory-policy allkeys-lru" in await refusal(call)
+        assert "does not tell its maxmemory-policy; let this user run INFO" in await refusal(call)
     await lax.put("k", b"v", 600)
     await asyncio.gather(strict.close(), lax.close())
+
+
+@pytest.mark.threat("N05")
+async def test_a_used_up_limit_and_a_revocation_are_never_evicted_by_other_callers(kind: str) -> None:
+    options = ("--maxmemory", "4mb", "--maxmemory-policy", "volatile-lru", "--maxmemory-samples", "10")
+    with running(kind, *options) as full:
+        lax, strict = opened(full, "a", allow_eviction=True), opened(full, "a")
+        await lax.add([line("limit", 10)])
+        await lax.put("revoked", b"v", 600)
+        for number in range(100):
+            await asyncio.gather(*(lax.add([line(f"{number} {caller} {'x' * 500}")]) for caller in range(100)))
+        stats = await asyncio.to_thread(full.ask, "INFO", "stats")
+        assert stats["evicted_keys"] > 100, "the server did not come to forget anything"
+        await refusal(lambda: strict.add([line("limit")]))
+        await refusal(lambda: strict.get(["revoked"]))
+        await asyncio.gather(lax.close(), strict.close())

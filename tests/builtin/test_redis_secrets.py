@@ -78,9 +78,7 @@ async def test_over_tls_a_server_must_show_a_certificate_that_we_trust(tmp_path:
     if "redis" not in BINARIES:
         pytest.skip("no redis-server here, which speaks TLS")
     files = certificates(tmp_path)
-    names = {"--tls-cert-file": "server", "--tls-key-file": "server_key", "--tls-ca-cert-file": "ca"}
-    options = [word for option, file in names.items() for word in (option, str(files[file]))]
-    with running("redis", *options, "--tls-auth-clients", "no", "--requirepass", PASSWORD, tls=True) as server:
+    with running("redis", "--requirepass", PASSWORD, tls=files) as server:
         user = f":{ESCAPED}"
         trusting, doubting = opened(server, user=user, query=f"?ssl_ca_certs={files['ca']}"), opened(server, user=user)
         await asyncio.gather(*(trusting.put(str(number), b"v", 600) for number in range(40)))

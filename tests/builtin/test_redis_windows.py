@@ -13,6 +13,7 @@ from redis_server import RedisServer, line, opened
 from mcp_macaroon_middleware.builtin import redis_scripts
 from mcp_macaroon_middleware.builtin.memory import MemoryStore
 from mcp_macaroon_middleware.builtin.redis_scripts import Script
+from mcp_macaroon_middleware.plugin import Amount
 
 
 class Clock:
@@ -108,6 +109,75 @@ async def test_a_server_clock_that_steps_back_refills_nothing(clocked: RedisServ
         clock.ticks -= back
         await _set(clocked, clock)
         assert not (await store.add([line(window=8)])).ok
+    await store.close()
+
+
+def limit(key: str, *, refills: bool, amount: int = 1) -> Amount:
+    """Two a minute."""
+    return Amount(key=key, amount=amount, limit=2, window=60.0, refills=refills)
+
+
+DAY = 86_400 * 64
+LATE = 60 / 64
+"""Seconds that a charge of a full window may leave late."""
+
+
+@pytest.mark.threat("K06", "FI10")
+@pytest.mark.parametrize("refills", [False, True])
+@pytest.mark.parametrize("amount", [0, 1])
+async def test_what_a_clock_that_ran_a_day_ahead_wrote_down_ends_within_one_window_after_it_is_set_right(
+    clocked: RedisServer, refills: bool, amount: int
+) -> None:
+    clock, store = Clock(), opened(clocked)
+    clock.ticks += DAY
+    await _set(clocked, clock)
+    assert (await store.add([limit("k", refills=refills, amount=2)])).ok
+    clock.ticks -= DAY
+    await _set(clocked, clock)
+    answer = await store.add([limit("k", refills=refills, amount=amount)])
+    assert (answer.ok, answer.used) == (amount == 0, (2,)), "it was refilled"
+    if amount:
+        assert answer.retry_after is not None
+        assert answer.retry_after <= 60 + LATE
+    clock.ticks += 29 * 64
+    await _set(clocked, clock)
+    assert not (await store.add([limit("k", refills=refills)])).ok, "it was refilled too soon"
+    clock.ticks += 33 * 64
+    await _set(clocked, clock)
+    assert (await store.add([limit("k", refills=refills, amount=1 if refills else 2)])).ok
+    await store.close()
+
+
+@pytest.mark.threat("K06")
+async def test_a_clock_that_is_set_right_heals_a_window_of_many_charges_too(clocked: RedisServer) -> None:
+    clock, store = Clock(), opened(clocked)
+    clock.ticks += DAY
+    for _ in range(150):
+        clock.ticks += 13
+        await _set(clocked, clock)
+        assert (await store.add([line("k", 1, 150, 60)])).ok
+    clock.ticks -= DAY
+    await _set(clocked, clock)
+    assert (await store.add([line("k", 0, 150, 60)])).used == (150,)
+    clock.ticks += 61 * 64
+    await _set(clocked, clock)
+    assert (await store.add([line("k", 150, 150, 60)])).ok
+    await store.close()
+
+
+@pytest.mark.threat("K06")
+@pytest.mark.parametrize("refills", [False, True])
+async def test_a_charge_of_a_longer_window_is_not_cut_short_by_a_look_with_a_shorter_one(
+    clocked: RedisServer, refills: bool
+) -> None:
+    clock, store = Clock(), opened(clocked)
+    await _set(clocked, clock)
+    long, short = (Amount(key="k", amount=2, limit=2, window=each, refills=refills) for each in (600.0, 8.0))
+    assert (await store.add([long])).ok
+    await store.add([short])
+    clock.ticks += 60 * 64
+    await _set(clocked, clock)
+    assert not (await store.add([long])).ok
     await store.close()
 
 

@@ -73,6 +73,13 @@ class Cluster:
             self._waiting -= 1
         raise StoreUnavailable(why)
 
+    async def spread(self, names: Sequence[bytes]) -> Sequence[bytes]:
+        """One of `names` for each node that has any. Raises `StoreUnavailable` where nobody has one of them."""
+        found: dict[Node, bytes] = {}
+        for name in names:
+            found.setdefault(await self._owner(key_slot(name)), name)
+        return tuple(found.values())
+
     async def close(self) -> None:
         """Closes every connection; what is under way on them fails."""
         self._closed = True

@@ -9,6 +9,7 @@ from typing import Final
 from redis import exceptions as errors
 
 from ..plugin import StoreUnavailable
+from .redis_values import foreign
 
 _REFUSALS: Final[tuple[tuple[type[Exception], str], ...]] = (
     (errors.ReadOnlyError, "READONLY"),
@@ -39,6 +40,13 @@ class Moved(StoreUnavailable):
     def __init__(self, error: errors.MovedError) -> None:
         super().__init__(fault(error))
         self.host, self.port = str(error.host), int(error.port)
+
+
+def unavailable(error: BaseException) -> StoreUnavailable:
+    """What is raised for `error`: one of ours, with a text of ours."""
+    if isinstance(error, errors.MovedError):
+        return Moved(error)
+    return foreign() if refusal(error) == "WRONGTYPE" else StoreUnavailable(fault(error))
 
 
 def fault(error: BaseException) -> str:

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from redis.asyncio import Connection
-from redis.exceptions import MovedError, NoScriptError, ReadOnlyError, ResponseError
+from redis.exceptions import NoScriptError, ReadOnlyError, ResponseError
 
 from ..plugin import StoreUnavailable
 from .redis_dial import Dial, Finder
-from .redis_faults import READONLY, Moved, eviction_policy, fault, is_node, is_replica
+from .redis_faults import READONLY, eviction_policy, fault, is_node, is_replica, unavailable
 from .redis_scripts import CHECK, Script
 
 logger: Final = logging.getLogger("mcp_macaroon_middleware")
@@ -31,6 +31,12 @@ COPYING: Final = 1000
 """Milliseconds within which replicas must have a write, where they must."""
 CLOSED: Final = "the redis store is closed"
 _KEEPS_ALL: Final = "noeviction"
+_FORGETS: Final = f"the redis server may forget limits and revocations (maxmemory-policy {{}}); set {_KEEPS_ALL} there"
+_UNTOLD: Final = "the redis server does not tell its maxmemory-policy; let this user run INFO, or set allow_eviction"
+_ALLOWED: Final = (
+    "the redis server may forget limits, declines and revocations when it is full, and so let pass what was refused: "
+    "its maxmemory-policy is %s, and allow_eviction is set"
+)
 _A_NODE: Final = "the redis server is a node of a cluster: write redis+cluster:// in the store's address"
 _NO_NODE: Final = "the redis server is no node of a cluster: write redis:// in the store's address"
 
@@ -40,7 +46,7 @@ Exchange = Callable[[Connection], Awaitable[Any]]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
     """How a server is used: the whole time of an operation, in seconds; how many may wait; whether it may be one that
-    forgets keys; how many replicas must have a write; and whether it is a node of a cluster."""
+    forgets limits and revocations; how many replicas must have a write; and whether it is a node of a cluster."""
 
     timeout: float
     max_waiting: int
@@ -98,6 +104,10 @@ class Link:
 
         return await self.talk(exchange, until)
 
+    async def spread(self, names: Sequence[bytes]) -> Sequence[bytes]:
+        """One of `names` for each server that has any: here the first."""
+        return names[:1]
+
     async def talk(self, exchange: Exchange, until: float | None = None) -> Any:
         """What `exchange` returns, which asks on one connection and reads every answer. Raises as `run` does."""
         if self._closed:
@@ -112,10 +122,8 @@ class Link:
                 return await self._converse(limit, connection, exchange)
         except StoreUnavailable:
             raise
-        except MovedError as error:
-            failure: StoreUnavailable = Moved(error)
         except Exception as error:  # whatever happened, there is no answer
-            failure = StoreUnavailable(CLOSED if self._closed else fault(error))
+            failure = StoreUnavailable(CLOSED) if self._closed else unavailable(error)
         finally:
             self._waiting -= 1
         raise failure
@@ -207,7 +215,7 @@ class Link:
 
     async def _check(self, connection: Connection) -> None:
         """Raises for a server that runs no scripts, and `StoreUnavailable` for one that is a copy, that is not what
-        the address says, or that may forget any key."""
+        the address says, or that may forget keys."""
         await connection.send_command("INFO")
         info = None
         with suppress(ResponseError):  # a user may be kept from INFO
@@ -220,13 +228,14 @@ class Link:
         self._judge(eviction_policy(info))
 
     def _judge(self, policy: str | None) -> None:
-        """Refuses a server that may forget any key, and warns, once, of one that may forget some."""
-        if policy is not None and policy.startswith("allkeys-") and not self._terms.allow_eviction:
-            raise StoreUnavailable(
-                f"the redis server may forget any key (maxmemory-policy {policy}); set {_KEEPS_ALL} there"
-            )
+        """Refuses a server that may forget keys, or does not say so; where it is allowed to, warns of that once.
+
+        Every key of ours has a TTL, so that each policy but one takes limits, declines and revocations.
+        """
+        if policy != _KEEPS_ALL and not self._terms.allow_eviction:
+            raise StoreUnavailable(_FORGETS.format(policy) if policy else _UNTOLD)
         if policy not in (self._policy, _KEEPS_ALL):
-            logger.warning("the redis server may forget keys: its maxmemory-policy is %s", policy or "not told")
+            logger.warning(_ALLOWED, policy or "not told")
         self._policy = policy
 
     def _failed(self, error: Exception) -> None:

@@ -38,6 +38,11 @@ class Parts:
         """The part of what is nobody's in particular."""
         return self._all[0]
 
+    @property
+    def all(self) -> tuple[Part, ...]:
+        """Every part."""
+        return self._all
+
     def of(self, key: str) -> Part:
         """The part that `key` lies in."""
         if len(self._all) == 1:

@@ -12,34 +12,35 @@ answered from a copy that may be old.
 
 from __future__ import annotations
 
-import hashlib
 from typing import Final
+
+from .redis_counting import ADD, SLOTS
+from .redis_lua import ASIDE, NOW, Script
+
+__all__ = ["ADD", "CHECK", "GET", "PUT", "SCAN", "SLOTS", "SWAP", "TAKE", "VERSION", "Script"]
 
 VERSION: Final = 32
 """How many characters of a stored value are its version."""
 
-SLOTS: Final = 64
-"""How many charges of a window are exact; see `memory`."""
+_INDEX: Final = (
+    ASIDE
+    + """
+for i = 2, 3 do
+  local kind = redis.call('TYPE', KEYS[i]).ok
+  if kind ~= 'zset' and kind ~= 'none' then move(KEYS[i]) end
+end
 
-
-class Script:
-    """A script, the digest by which the server knows it, and whether it may change what is stored."""
-
-    __slots__ = ("digest", "source", "writes")
-
-    def __init__(self, source: str, *, writes: bool = False) -> None:
-        self.source: Final = source
-        self.writes: Final = writes
-        self.digest: Final = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()  # EVALSHA's own digest
-
-
-_NOW: Final = """
-local time = redis.call('TIME')
-local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
+local function answer(value)
+  if #aside > 0 then return {value, aside} end
+  return value
+end
 """
+)
+"""Makes sure that the index can be written to, before anything else is."""
 
 _VALUES: Final = (
-    _NOW
+    NOW
+    + _INDEX
     + """
 local function sweep()
   local past = math.floor(now / 1000) - 1
@@ -79,40 +80,43 @@ PUT: Final = Script(
     _VALUES
     + """
 set(ARGV[1], ARGV[2], tonumber(ARGV[3]))
-return 1
+return answer(1)
 """,
     writes=True,
 )
 """Arguments: the key, its new value, the ttl in milliseconds."""
 
 SWAP: Final = Script(
-    _VALUES
-    + f"""
-if redis.call('GETRANGE', KEYS[4], 0, {VERSION - 1}) ~= ARGV[4] then
+    f"local there = redis.call('GETRANGE', KEYS[4], 0, {VERSION - 1})"
+    + _VALUES
+    + """
+if there ~= ARGV[4] then
   redis.call('DEL', KEYS[1])
-  return 0
+  return answer(0)
 end
 set(ARGV[1], ARGV[2], tonumber(ARGV[3]))
-return 1
+return answer(1)
 """,
     writes=True,
 )
 """Arguments: those of `PUT`, then the version that must be there, empty for none."""
 
 TAKE: Final = Script(
-    """
-local found = redis.call('GET', KEYS[4])
+    "local found = redis.call('GET', KEYS[4])"
+    + _INDEX
+    + """
 redis.call('DEL', KEYS[4])
 redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('ZREM', KEYS[3], ARGV[1])
-return found
+return answer(found)
 """,
     writes=True,
 )
 """Argument: the key."""
 
 SCAN: Final = Script(
-    """
+    _INDEX
+    + """
 local from, most, room = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4])
 local found, gone, seen, size, last, full = {}, {}, 0, 0, false, false
 repeat
@@ -136,115 +140,9 @@ for _, key in ipairs(gone) do
   redis.call('ZREM', KEYS[3], key)
 end
 redis.call('DEL', KEYS[1])
-return {full and last, found}
+return {full and last, found, aside}
 """
 )
-"""Arguments: the first and the last key in the notation of ZRANGEBYLEX, how many entries, how many bytes of them."""
+"""Arguments: the first and the last key in the notation of ZRANGEBYLEX, how many entries, how many bytes of them.
 
-ADD: Final = Script(
-    _NOW
-    + f"""
-local windows, lines, asked, fits = {{}}, {{}}, {{}}, true
-
-local function bucket(key, each)
-  local full = tonumber(redis.call('GET', key) or 0)
-  return {{each = each, full = full, total = math.max(0, math.ceil((full - now) / each - 1e-6)), charged = false}}
-end
-
-local function read(key)
-  local window = {{charges = {{}}, total = 0, charged = false}}
-  local raw = redis.call('GET', key)
-  local flat = raw and cmsgpack.unpack(raw) or {{}}
-  for i = 1, #flat, 2 do
-    if flat[i] > now then
-      window.charges[#window.charges + 1] = {{flat[i], flat[i + 1]}}
-      window.total = window.total + flat[i + 1]
-    end
-  end
-  return window
-end
-
-local function charge(window, amount, span)
-  if window.each then
-    window.full = math.ceil(math.max(window.full, now) + amount * window.each)
-    window.total, window.charged = math.ceil((window.full - now) / window.each - 1e-6), true
-    return
-  end
-  local charges, leaves = window.charges, now + span
-  if #charges >= {SLOTS} then
-    local slot = math.ceil(span / {SLOTS})
-    local over = math.fmod(leaves, slot)
-    if over > 0 then leaves = leaves + slot - over end
-  end
-  local last = charges[#charges]
-  if last and last[1] >= leaves then
-    last[2] = last[2] + amount
-  else
-    charges[#charges + 1] = {{leaves, amount}}
-  end
-  window.total, window.charged = window.total + amount, true
-end
-
-local function write(key, window)
-  if window.each then
-    local left = math.ceil((window.full - now) / 1000) + 1000
-    redis.call('SET', key, string.format('%.0f', window.full), 'PX', left)
-    return
-  end
-  local flat = {{}}
-  for _, entry in ipairs(window.charges) do
-    flat[#flat + 1], flat[#flat + 2] = entry[1], entry[2]
-  end
-  local ttl = math.ceil((flat[#flat - 1] - now) / 1000) + 1000
-  redis.call('SET', key, cmsgpack.pack(flat), 'PX', ttl)
-end
-
-local function free_at(window, need)
-  if window.each then return window.full - (window.total - need) * window.each end
-  for _, entry in ipairs(window.charges) do
-    need = need - entry[2]
-    if need <= 0 then return entry[1] end
-  end
-  return now
-end
-
-local function retry_after()
-  local latest = 0
-  for _, line in ipairs(lines) do
-    local wanted = asked[line.key]
-    if wanted > line.limit then return -1 end
-    local over = windows[line.key].total + wanted - line.limit
-    if over > 0 then latest = math.max(latest, free_at(windows[line.key], over) - now) end
-  end
-  return latest
-end
-
-for i = 2, #KEYS do
-  local at, key = 4 * (i - 2), KEYS[i]
-  local line = {{key = key, amount = tonumber(ARGV[at + 1]), limit = tonumber(ARGV[at + 2])}}
-  line.span = tonumber(ARGV[at + 3])
-  local refills = ARGV[at + 4] == '1'
-  windows[key] = windows[key] or (refills and bucket(key, line.span / math.max(line.limit, 1)) or read(key))
-  lines[#lines + 1] = line
-  asked[key] = (asked[key] or 0) + line.amount
-  fits = fits and windows[key].total + asked[key] <= line.limit
-end
-
-local answer = {{fits and 1 or 0, fits and 0 or math.ceil(retry_after())}}
-if fits then
-  for _, line in ipairs(lines) do
-    if line.amount > 0 then charge(windows[line.key], line.amount, line.span) end
-  end
-  for key, window in pairs(windows) do
-    if window.charged then write(key, window) end
-  end
-end
-redis.call('DEL', KEYS[1])
-for _, line in ipairs(lines) do answer[#answer + 1] = windows[line.key].total end
-return answer
-""",
-    writes=True,
-)
-"""Keys: the prefix, then one for each line. Arguments, for each: amount, limit, window in microseconds, 1 for a bucket.
-
-A window holds when each charge leaves it; a bucket, when it is full again."""
+The answer: the cursor, keys and values in turns, and the names of what was moved aside."""

@@ -3,9 +3,10 @@
 Each primitive is one script, so it happens whole or not at all, in one round trip, by the server's clock. It never
 sends an operation a second time: after a lost reply nobody knows what happened, and that is `StoreUnavailable`.
 
-It is as durable as its server: what the server loses in a crash or a failover is forgotten here too. Run it with
-`maxmemory-policy noeviction`, and with `appendonly yes` where a used id must stay used after a power cut. Where the
-server's clock is set back, what is stored lasts longer by as much; nothing that was seen gone comes back.
+It is as durable as its server: what the server loses in a crash or a failover is forgotten here too. It runs with
+`maxmemory-policy noeviction` alone, unless told otherwise, and with `appendonly yes` where a used id must stay used
+after a power cut. Where the server's clock is set back, values last longer by as much and limits by one window at most;
+where it is set ahead, all of them end as if the time had passed, which nobody can tell apart from there.
 """
 
 from __future__ import annotations
@@ -16,33 +17,35 @@ import secrets
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from pydantic import Field
 
-from ..plugin import Added, Amount, Entry, PluginError, Settings, Store, StoreContext, StoreType, StoreUnavailable
+from ..plugin import Added, Amount, Entry, PluginError, Settings, StoreContext, StoreType, StoreUnavailable
 from . import redis_scripts as scripts
+from .broken import BROKEN, Broken, Event
 from .redis_address import ClusterAddress, RedisAddress, SentinelAddress, read_address, read_cluster, read_sentinels
 from .redis_parts import Part, Parts
+from .redis_values import foreign, line_of, milliseconds, stamped, to_bytes, to_entry, to_text
 
 if TYPE_CHECKING:
     from .redis_scripts import Script
 
 MOST_ENTRIES: Final = 1000
 MOST_BYTES: Final = 4 * 1024 * 1024
-_LONGEST: Final = 100 * 365 * 86_400  # seconds; whatever is to last longer lasts this long
-_MOST: Final = 2**53 - 1  # what the server counts exactly
+PROBE_LASTS: Final = 10_000
+"""Milliseconds that a probe's key lasts, where it cannot be taken again."""
+APART: Final = "limits_apart"
+"""The code of charges that lie in several parts of a cluster."""
 
-
-_APART: Final = "limits over several parts cannot be charged at once on a redis cluster"
-
+T = TypeVar("T")
 Address = RedisAddress | SentinelAddress | ClusterAddress
 
 
 class RedisSettings(Settings):
     """The section `redis` (`rediss`, `redis+sentinel`, …): `timeout` of an operation in seconds; how many may wait at
-    once; whether a server may be used that forgets any key when it is full (`maxmemory-policy allkeys-…`), limits
-    included; and how many replicas must have a write before it counts, so that a failover does not undo it."""
+    once; whether a server may be used that forgets limits and revocations when it is full (any `maxmemory-policy` but
+    `noeviction`); and how many replicas must have a write before it counts, so that a failover does not undo it."""
 
     timeout: float = Field(default=2.0, gt=0, le=60)
     max_waiting: int = Field(default=200, ge=1, le=100_000)
@@ -58,6 +61,8 @@ class Link(Protocol):
 
     async def run(self, script: Script, keys: Sequence[bytes], arguments: Sequence[bytes | int] = ()) -> Any: ...
 
+    async def spread(self, names: Sequence[bytes]) -> Sequence[bytes]: ...
+
     async def close(self) -> None: ...
 
 
@@ -72,7 +77,13 @@ class RedisStore:
     durable = True
     shared = True
 
-    def __init__(self, address: Address, audience: str, settings: RedisSettings | None = None) -> None:
+    def __init__(
+        self,
+        address: Address,
+        audience: str,
+        settings: RedisSettings | None = None,
+        event: Event = lambda name, facts: None,
+    ) -> None:
         from .redis_opening import CLOSED, open_link  # loads the client library
 
         self._address = address
@@ -80,6 +91,7 @@ class RedisStore:
         self._parts = Parts(audience, spread=isinstance(address, ClusterAddress))
         self._links: dict[asyncio.AbstractEventLoop, Link] = {}
         self._lock = threading.Lock()
+        self._broken = Broken(event)
         self._make = open_link
         self._closed = False
         self._closed_text = CLOSED
@@ -104,40 +116,55 @@ class RedisStore:
         return found
 
     async def _get(self, part: Part, keys: Sequence[str]) -> list[Entry | None]:
-        names = (part.base, *(part.base + b"v:" + _bytes(key) for key in keys))
-        reply = await self._link().run(scripts.GET, names)
-        if len(reply) != len(keys):
-            raise StoreUnavailable("the redis server answers what cannot be read")
-        return [_entry(found) if found is not None else None for found in reply]
+        names = (part.base, *(part.base + b"v:" + to_bytes(key) for key in keys))
+
+        def read(reply: Any) -> list[Entry | None]:
+            if len(reply) != len(keys):
+                raise StoreUnavailable("the redis server answers what cannot be read")
+            return [to_entry(found) if found is not None else None for found in reply]
+
+        return await self._read(read, scripts.GET, names)
 
     async def put(self, key: str, value: bytes, ttl: float) -> None:
         """Sets `key`, gone after `ttl` seconds. Raises `ValueError` for a ttl that is not above 0."""
-        await self._link().run(scripts.PUT, self._keys(key), (_bytes(key), _stamped(value), _milliseconds(ttl)))
+        arguments = (to_bytes(key), stamped(value), milliseconds(ttl))
+        await self._read(self._done, scripts.PUT, self._keys(key), arguments)
 
     async def swap(self, key: str, version: str | None, value: bytes, ttl: float) -> bool:
         """Sets `key` only if its version is still `version` (None: only if it is absent)."""
-        there = b"" if version is None else _bytes(version) or b"-"  # no version is as short as this
-        arguments = (_bytes(key), _stamped(value), _milliseconds(ttl), there)
-        return bool(await self._link().run(scripts.SWAP, self._keys(key), arguments) == 1)
+        there = b"" if version is None else to_bytes(version) or b"-"  # no version is as short as this
+        arguments = (to_bytes(key), stamped(value), milliseconds(ttl), there)
+        return bool(await self._read(self._done, scripts.SWAP, self._keys(key), arguments) == 1)
 
     async def take(self, key: str) -> bytes | None:
         """Removes `key` and returns its value; of any number of takers at most one gets it."""
-        found = await self._link().run(scripts.TAKE, self._keys(key), (_bytes(key),))
-        return _entry(found).value if found is not None else None
+
+        def read(reply: Any) -> bytes | None:
+            found = self._done(reply)
+            return to_entry(found).value if found is not None else None
+
+        return await self._read(read, scripts.TAKE, self._keys(key), (to_bytes(key),))
 
     async def add(self, amounts: Sequence[Amount]) -> Added:
-        """Charges every line or none; see `Store.add`. Raises `ValueError` for amounts, limits or windows below 0,
-        and on a cluster for keys of several parts."""
+        """Charges every line or none; see `Store.add`. Raises `ValueError` for amounts, limits or windows below 0.
+
+        Raises `StoreUnavailable` with the code `limits_apart` for lines of several parts of a cluster, which it has no
+        way to charge together, and with `record_broken` for a counter that holds what nobody here wrote: that is moved
+        aside, and the next one to ask finds a fresh window.
+        """
         for amount in amounts:
             if amount.amount < 0 or amount.limit < 0 or not 0 < amount.window < math.inf:
                 raise ValueError("amounts and limits are 0 or more, windows a number of seconds above 0")
         parts = {self._parts.of(amount.key) for amount in amounts} or {self._parts.server}
         if len(parts) > 1:
-            raise ValueError(_APART)
+            raise StoreUnavailable("limits in several parts of a redis cluster cannot be charged at once", code=APART)
         (part,) = parts
-        keys = (part.base + (b"b:" if amount.refills else b"c:") + _bytes(amount.key) for amount in amounts)
-        lines = [number for amount in amounts for number in _line(amount)]
+        keys = (part.base + (b"b:" if amount.refills else b"c:") + to_bytes(amount.key) for amount in amounts)
+        lines = [number for amount in amounts for number in line_of(amount)]
         ok, wait, *used = await self._link().run(scripts.ADD, (part.base, *keys), lines)
+        if ok < 0:
+            self._broken.moved("counter", wait)
+            raise foreign()
         return Added(ok=ok == 1, used=tuple(used), retry_after=None if wait < 0 else wait / 1_000_000)
 
     async def scan(self, prefix: str, cursor: str | None, n: int) -> tuple[list[tuple[str, Entry]], str | None]:
@@ -160,12 +187,40 @@ class RedisStore:
     async def _page(
         self, part: Part, prefix: str, cursor: str | None, n: int
     ) -> tuple[list[tuple[str, Entry]], str | None]:
-        start, after = _bytes(prefix), _bytes(cursor or "")
+        start, after = to_bytes(prefix), to_bytes(cursor or "")
         first = b"(" + after if cursor is not None and after >= start else b"[" + start
         arguments = (first, b"(" + start + b"\xff", min(n, MOST_ENTRIES), MOST_BYTES)  # no text has a byte of 255
-        last, found = await self._link().run(scripts.SCAN, part.common, arguments)
-        page = [(_text(key), _entry(value)) for key, value in zip(found[::2], found[1::2], strict=True)]
-        return page, _text(last) if last is not None else None
+
+        def read(reply: Any) -> tuple[list[tuple[str, Entry]], str | None]:
+            last, found, aside = reply
+            self._broken.moved("index", aside)
+            page = [(to_text(key), to_entry(value)) for key, value in zip(found[::2], found[1::2], strict=True)]
+            return page, to_text(last) if last is not None else None
+
+        return await self._read(read, scripts.SCAN, part.common, arguments)
+
+    async def _read(
+        self,
+        read: Callable[[Any], T],
+        script: Script,
+        keys: Sequence[bytes],
+        arguments: Sequence[bytes | int] = (),
+    ) -> T:
+        """What `read` makes of the server's reply. Where a value is not ours, that is told."""
+        try:
+            return read(await self._link().run(script, keys, arguments))
+        except StoreUnavailable as error:
+            if error.code == BROKEN:
+                self._broken.met()
+            raise
+
+    def _done(self, reply: Any) -> Any:
+        """The answer of a script that may have moved an index aside."""
+        if not isinstance(reply, list):
+            return reply
+        answer, aside = reply
+        self._broken.moved("index", aside)
+        return answer
 
     async def now(self) -> float:
         """The server's clock, in seconds since the epoch; it never goes back for one who asks this store. On a cluster
@@ -173,6 +228,21 @@ class RedisStore:
         seconds, micros = await self._link().run(scripts.CHECK, (self._parts.server.base,))
         self._latest = max(self._latest, int(seconds) + int(micros) / 1_000_000)
         return self._latest
+
+    async def probe(self) -> None:
+        """Writes a key and takes it again, at each server that has a part. Raises what keeps the store from that."""
+        parts = {part.base: part for part in self._parts.all}
+        chosen = await self._link().spread(tuple(parts))
+        tried = await asyncio.gather(*(self._tried(parts[name]) for name in chosen), return_exceptions=True)
+        for error in tried:
+            if error is not None:
+                raise error
+
+    async def _tried(self, part: Part) -> None:
+        key = b"probe " + secrets.token_hex(8).encode()
+        keys = (*part.common, part.base + b"v:" + key)
+        await self._read(self._done, scripts.PUT, keys, (key, stamped(b""), PROBE_LASTS))
+        await self._read(self._done, scripts.TAKE, keys, (key,))
 
     async def close(self) -> None:
         """Closes the connections of this event loop, and asks others that are running to close theirs."""
@@ -199,7 +269,7 @@ class RedisStore:
 
     def _keys(self, key: str) -> tuple[bytes, ...]:
         part = self._parts.of(key)
-        return (*part.common, part.base + b"v:" + _bytes(key))
+        return (*part.common, part.base + b"v:" + to_bytes(key))
 
 
 def _place(cursor: str | None) -> tuple[int, str | None]:
@@ -212,53 +282,30 @@ def _place(cursor: str | None) -> tuple[int, str | None]:
     return int(number), after or None
 
 
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")
-
-
-def _text(key: Any) -> str:
-    try:
-        return bytes(key).decode("utf-8", "surrogatepass")
-    except ValueError:
-        raise StoreUnavailable("the redis server holds what this store did not write") from None
-
-
-def _stamped(value: bytes) -> bytes:
-    """`value` after a version that was never there before."""
-    return secrets.token_hex(scripts.VERSION // 2).encode() + value
-
-
-def _entry(found: bytes) -> Entry:
-    if len(found) < scripts.VERSION:
-        raise StoreUnavailable("the redis server holds what this store did not write")
-    return Entry(value=found[scripts.VERSION :], version=_text(found[: scripts.VERSION]))
-
-
-def _milliseconds(ttl: float) -> int:
-    if not ttl > 0 or not math.isfinite(ttl):
-        raise ValueError("a ttl is a number of seconds above 0")
-    return math.ceil(min(ttl, _LONGEST) * 1000)
-
-
-def _line(amount: Amount) -> tuple[int, int, int, int]:
-    """A line as the script counts: what is above its largest number is refused, whatever the limit."""
-    window = math.ceil(min(amount.window, _LONGEST) * 1_000_000)
-    return min(amount.amount, _MOST + 1), min(amount.limit, _MOST), window, int(amount.refills)
-
-
-def _opener(read: Callable[[str, Path], Address]) -> Callable[[str, StoreContext], Store]:
-    def opened(address: str, context: StoreContext) -> Store:
+def _opener(read: Callable[[str, Path], Address]) -> Callable[[str, StoreContext], RedisStore]:
+    def opened(address: str, context: StoreContext) -> RedisStore:
         if not context.audience:
             raise PluginError("a redis store needs `audience`, which names this server")
-        return RedisStore(read(address, context.base), context.audience, context.settings)
+        return RedisStore(read(address, context.base), context.audience, context.settings, context.event)
 
     return opened
+
+
+def _prober(opened: Callable[[str, StoreContext], RedisStore]) -> Callable[[str, StoreContext], None]:
+    def probe(address: str, context: StoreContext) -> None:
+        from .redis_opening import probe_store  # loads the client library
+
+        store = opened(address, context)
+        probe_store(store, (context.settings or RedisSettings()).timeout)
+
+    return probe
 
 
 def _type(scheme: str, read: Callable[[str, Path], Address], summary: str) -> StoreType:
     return StoreType(
         scheme=scheme,
         open=_opener(read),
+        probe=_prober(_opener(read)),
         settings=RedisSettings,
         partitioned=read is read_cluster,
         summary=summary,

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, Final
 
 from ..core.approvers import Approvers, OpenApprover
 from ..core.audit import AuditLog, SinkSlot
-from ..errors import ConfigError, Diagnostic, MacaroonError
+from ..core.deadline import now
+from ..core.supervised import Supervised
+from ..errors import ConfigError, Diagnostic, MacaroonError, PluginError
+from ..host.requirements import BUILTIN
 from ..model import Assurance
-from ..plugin.contract import ApproverContext, SinkContext, Store, StoreContext
+from ..plugin.contract import ApproverContext, SinkContext, Store, StoreContext, StoreType
 from ..tokens.keys import KeyRing
 from .compile import Compiled
 from .sections import approver_names, audience_missing
+
+STORE_FAILED: Final = "store_failed"
+"""The code of a store that cannot be opened or used."""
+
+Event = Callable[[str, Mapping[str, Any]], None]
 
 
 def open_audit(compiled: Compiled, keys: KeyRing) -> AuditLog:
@@ -25,7 +36,7 @@ def open_audit(compiled: Compiled, keys: KeyRing) -> AuditLog:
             base=compiled.source.base,
         )
         try:
-            sink = planned.kind.open(planned.options, context)
+            sink = _opened(partial(planned.kind.open, planned.options, context), SINK)
         except Exception as error:  # whatever a plugin raises, the start stops
             _close(slots)
             place = ("config", "audit", index)
@@ -37,23 +48,26 @@ def open_audit(compiled: Compiled, keys: KeyRing) -> AuditLog:
     )
 
 
-def open_store(compiled: Compiled) -> Store:
-    """The store of the file. Raises `ConfigError`; the address is never shown, since it may hold a password."""
-    kind, config, source = compiled.store, compiled.settings.config, compiled.source
+def open_store(compiled: Compiled, event: Event | None = None) -> Store:
+    """The store of the file, supervised unless it is one of our own. `event` records what it must not keep to itself.
+
+    Raises `ConfigError`; the address is never shown, since it may hold a password.
+    """
+    kind = compiled.store
     if kind is None:
         raise ConfigError("the configuration names no store")
-    context = StoreContext(
-        audience=config.audience, settings=compiled.sections.stores.get(kind.scheme), base=source.base
-    )
+    context = store_context(compiled, kind)
     try:
-        store = kind.open(config.store.resolve(source.base), context)
+        context = context if event is None else replace(context, event=event)
+        store: Store = _opened(partial(kind.open, store_address(compiled), context), STORE)
     except ConfigError:
         raise
     except Exception as error:  # whatever a plugin raises, the start stops
-        raise ConfigError([_store_failed(compiled, kind.scheme, error)]) from None
-    if (store.durable or store.shared) and not config.audience:
-        raise ConfigError([audience_missing(source)])
-    return store
+        raise ConfigError([store_failed(compiled, kind.scheme, "opened", error)]) from None
+    if (store.durable or store.shared) and not compiled.settings.config.audience:
+        raise ConfigError([audience_missing(compiled.source)])
+    own = compiled.registry.stores[kind.scheme].plugin.name == BUILTIN
+    return store if own else Supervised(store, kind.timeout)
 
 
 def open_approvers(compiled: Compiled, known: Approvers | None = None) -> dict[str, OpenApprover]:
@@ -77,7 +91,8 @@ def open_approvers(compiled: Compiled, known: Approvers | None = None) -> dict[s
             timeout=float(config.approvals.timeout),
         )
         try:
-            opened[name] = OpenApprover(kind=kind, approver=kind.open(context))
+            approver = _opened(partial(kind.open, context), APPROVER)
+            opened[name] = OpenApprover(kind=kind, approver=approver)
         except Exception as error:  # whatever a plugin raises, the start stops
             message = f"the approver {name!r} cannot be opened: {_why(error)}"
             place = ("config", "approvals")
@@ -85,14 +100,42 @@ def open_approvers(compiled: Compiled, known: Approvers | None = None) -> dict[s
     return opened
 
 
-def _store_failed(compiled: Compiled, scheme: str, error: Exception) -> Diagnostic:
-    message = f"the store {scheme!r} cannot be opened: {_why(error)}"
-    return compiled.source.diagnostic("store_failed", message, ("config", "store"))
+def store_address(compiled: Compiled) -> str:
+    """Where the store is; it may hold a password. Raises `ConfigError` for a reference that means nothing."""
+    return compiled.settings.config.store.resolve(compiled.source.base)
+
+
+def store_context(compiled: Compiled, kind: StoreType) -> StoreContext:
+    """What a store of this kind is told."""
+    return StoreContext(
+        audience=compiled.settings.config.audience,
+        settings=compiled.sections.stores.get(kind.scheme),
+        base=compiled.source.base,
+    )
+
+
+def store_failed(compiled: Compiled, scheme: str, what: str, error: Exception, hint: str = "") -> Diagnostic:
+    """The diagnostic of a store that cannot be opened or used."""
+    message = f"the store {scheme!r} cannot be {what}: {_why(error)}"
+    return compiled.source.diagnostic(STORE_FAILED, message, ("config", "store"), hint=hint)
+
+
+STORE: Final = ("get", "put", "swap", "take", "add", "scan", "now", "close", "durable", "shared")
+SINK: Final = ("write", "close")
+APPROVER: Final = ("available", "ask", "read", "close")
+
+
+def _opened(call: Callable[[], Any], parts: Sequence[str]) -> Any:
+    """What a plugin's `open` returned. Raises `PluginError` where a part of it is missing, or what `open` raised."""
+    made = now(call)
+    for part in parts:
+        if not hasattr(made, part):
+            raise PluginError(f"it opened {type(made).__name__}, which has no {part!r}")
+    return made
 
 
 def _close(slots: Sequence[SinkSlot]) -> None:
-    for slot in slots:
-        slot.sink.close()
+    AuditLog(slots, digest_key=b"").close()
 
 
 def _why(error: Exception) -> str:

@@ -33,6 +33,7 @@ from .places import DataPath, Source
 from .settings import ConfigSettings
 from .source import read_source, source_of
 from .status import Status
+from .trying import try_store
 
 logger: Final = logging.getLogger("mcp_macaroon_middleware")
 
@@ -251,7 +252,8 @@ def load_runtime(config: str | Path | Mapping[str, Any], *, application: Sequenc
     """A policy in force, from a file or the same as a mapping.
 
     `application` are enforcers of the program itself. Raises `ConfigError` with everything that is wrong, at once;
-    then nothing is left open.
+    then nothing is left open. A store that cannot be used is wrong too: it is tried first, which may wait for as long
+    as one of its operations may.
     """
     path = None if isinstance(config, Mapping) else Path(os.path.abspath(config))
     signature = signature_of(path) if path is not None else None
@@ -261,10 +263,11 @@ def load_runtime(config: str | Path | Mapping[str, Any], *, application: Sequenc
     errors = [d for d in (*compiled.errors, *key_problems) if d.severity == "error"]
     if errors or keys is None:
         raise ConfigError(sorted(errors, key=lambda d: (d.line, d.column)))
+    try_store(compiled)
     audit = open_audit(compiled, keys)
     try:
         approvers = Approvers(open_approvers(compiled))
-        store = open_store(compiled)
+        store = open_store(compiled, audit.event)
         runtime = Runtime(
             compiled, keys=keys, store=store, audit=audit, approvers=approvers, path=path, signature=signature
         )

@@ -133,7 +133,7 @@ class TokenSettings(Section):
 
     variable: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = Field(
         default="MACAROON_TOKEN",
-        description="The environment variable with the token of this process, for stdio and in-memory callers.",
+        description="The environment variable with this process's token: nobody may have more than that.",
     )
     step_up: StrictBool = Field(
         default=False, description="Answer HTTP 403 insufficient_scope where it is the token that lacks authority."
