@@ -6,10 +6,11 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
+from fastmcp import Client
 from fastmcp.server.auth import AuthContext
 from fastmcp.server.middleware import AuthMiddleware, Middleware
 from fastmcp.utilities.tests import asgi_client
-from measuring import Bench, caller, guarded, interleaved, over_memory, server, table
+from measuring import Bench, Call, caller, guarded, interleaved, over_memory, server, table
 
 
 def access() -> list[str]:
@@ -68,14 +69,14 @@ async def added(bench: Bench) -> list[str]:
 
 async def rules(bench: Bench) -> list[str]:
     """The same call under more and more rules that do not speak of it."""
-    servers = {"bare FastMCP": server()}
-    for count in (10, 100, 1_000, 10_000):
+    servers = {"bare FastMCP": server(), "bare FastMCP again (noise floor)": server()}
+    for count in bench.upto(10, 100, 1_000, 10_000):
         servers[f"guarded, {count:,} rules"] = guarded(many(count), bench.folder)
     return table("growth with the number of rules", await over_memory(servers, bench.rounds(1_000)))
 
 
 async def lists(bench: Bench) -> list[str]:
-    """Modern HTTP with 200 tools, where every call is preceded by an internal list."""
+    """Modern HTTP with 200 tools: a call of one of them, and the list of them all, which a rule decides one by one."""
     allow = ["bf:tool_*:tool_access:allow"]
     servers = {
         "bare FastMCP": server(200),
@@ -84,5 +85,17 @@ async def lists(bench: Bench) -> list[str]:
     }
     async with AsyncExitStack() as stack:
         clients = {name: await stack.enter_async_context(asgi_client(made)) for name, made in servers.items()}
-        rows = await interleaved({name: caller(client) for name, client in clients.items()}, bench.rounds(300))
-    return table("modern HTTP (in process), 200 tools", rows)
+        calls = {f"a call, {name}": caller(client) for name, client in clients.items()}
+        called = await interleaved(calls, bench.rounds(500))
+        lists = {f"the list, {name}": lister(client) for name, client in clients.items()}
+        listed = await interleaved(lists, bench.rounds(100), warm=5)
+    return table("modern HTTP (in process), 200 tools", called, listed)
+
+
+def lister(client: Client[Any]) -> Call:
+    """A list of all tools."""
+
+    async def list_tools(number: int) -> Any:
+        return await client.list_tools()
+
+    return list_tools

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import json
+import resource
 import statistics
 import subprocess
 import sys
@@ -16,16 +17,15 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 from fastmcp import Client, FastMCP
-
-from mcp_macaroon_middleware import guard
 
 HERE = Path(__file__).resolve().parent
 SECRET = "a key for measurements only, which nobody else may ever use"
 
 Call = Callable[[int], Awaitable[Any]]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,15 +33,19 @@ class Bench:
     """What a table's function gets: a folder of its own, and how far the run is shortened."""
 
     folder: Path
-    quick: bool = False
+    size: Literal["tiny", "quick", "full"] = "full"
 
     def rounds(self, full: int) -> int:
-        """How many rounds to run: a tenth with `--quick`."""
-        return max(20, full // 10) if self.quick else full
+        """How many rounds to run: a tenth of them when it is quick, next to none when it is tiny."""
+        return self.of(tiny=3, quick=max(20, full // 10), full=full)
 
     def upto(self, *sizes: int) -> list[int]:
-        """The sizes to go through: with `--quick` without the largest."""
-        return list(sizes[:-1]) if self.quick else list(sizes)
+        """The sizes to go through: without the largest when it is quick, only the smallest when it is tiny."""
+        return list(sizes[: self.of(tiny=1, quick=-1, full=len(sizes))])
+
+    def of(self, *, tiny: T, quick: T, full: T) -> T:
+        """What is meant for this run."""
+        return {"tiny": tiny, "quick": quick, "full": full}[self.size]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +92,8 @@ def guarded(
     rules: Sequence[Any], folder: Path, tools: int = 1, made: FastMCP[Any] | None = None, **config: Any
 ) -> FastMCP[Any]:
     """The same server behind these rules."""
+    from mcp_macaroon_middleware import guard  # here, for a bare process that never imports it
+
     made = made or server(tools)
     guard(made, policy(rules, folder, **config))
     return made
@@ -126,11 +132,10 @@ async def over_memory(servers: dict[str, FastMCP[Any]], rounds: int, **client: A
         return await interleaved({name: caller(client) for name, client in clients.items()}, rounds)
 
 
-def table(title: str, rows: Sequence[Row], base: Row | None = None) -> list[str]:
-    """Markdown: median, 99th percentile, what is added to the first row, the ratio to it."""
-    base = base or rows[0]
+def table(title: str, *groups: Sequence[Row]) -> list[str]:
+    """Markdown: median, 99th percentile, what is added to the first row of its group, the ratio to it."""
     lines = heads(title, "median µs", "p99 µs", "added µs", "ratio")
-    for row in rows:
+    for base, row in ((rows[0], row) for rows in groups for row in rows):
         added = row.median - base.median
         lines.append(cells(row.name, row.median, row.p99, f"{added:+.0f}", f"{row.median / base.median:.2f}"))
     return lines
@@ -145,6 +150,15 @@ def cells(name: str, *values: float | str) -> str:
     """One line of a table; numbers without decimals."""
     shown = [value if isinstance(value, str) else f"{value:,.0f}" for value in values]
     return f"| {name} | {' | '.join(shown)} |"
+
+
+def peak() -> int:
+    """The most memory that this process ever had, in bytes, nothing of its parent's: that would outlive `exec`."""
+    try:
+        status = Path("/proc/self/status").read_text("ascii")
+    except OSError:  # macOS
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 def apart(module: str, **given: Any) -> Any:

@@ -1,15 +1,13 @@
 """Calls a second over HTTP at 1, 8 and 64 connections: servers and load in processes of their own, raw requests.
 
-As a program it is one of these processes: a server on uvicorn, bare or guarded, or the load against one address.
+As a program it is one of the servers, on uvicorn, bare or guarded; the load is `loading`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -17,27 +15,13 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
 
-import httpx2
 from measuring import Bench, apart, cells, heads, server
 from redis_server import free_port
 
 CONNECTIONS = (1, 8, 64)
-VERSION = "2026-07-28"
-HEADERS = {
-    "accept": "application/json, text/event-stream",
-    "mcp-protocol-version": VERSION,
-    "mcp-method": "tools/call",
-    "mcp-name": "tool_0",
-}
-META = {
-    "io.modelcontextprotocol/protocolVersion": VERSION,
-    "io.modelcontextprotocol/clientInfo": {"name": "bench", "version": "1"},
-    "io.modelcontextprotocol/clientCapabilities": {},
-}
 VARIANTS = {
     "bare FastMCP": "bare",
     "bare FastMCP again (noise floor)": "bare",
@@ -45,7 +29,7 @@ VARIANTS = {
 }
 
 
-# --- the two kinds of process ---------------------------------------------------------------------------------------
+# --- a server ---------------------------------------------------------------------------------------------------------
 
 
 def serve(variant: str, port: int, folder: str) -> None:
@@ -61,34 +45,6 @@ def serve(variant: str, port: int, folder: str) -> None:
     uvicorn.run(made.http_app(), host="127.0.0.1", port=port, log_level="error", ws="none")
 
 
-async def load(url: str, connections: int, seconds: float) -> dict[str, float]:
-    """Calls over so many connections, one after another on each, for so long."""
-    end = time.perf_counter() + seconds
-    took: list[float] = []
-
-    async def one() -> None:
-        async with httpx2.AsyncClient(headers=HEADERS, timeout=60) as client:
-            number = 0
-            while time.perf_counter() < end:
-                number += 1
-                began = time.perf_counter()
-                answer = await client.post(url, json=request(number))
-                took.append((time.perf_counter() - began) * 1e3)
-                if answer.status_code != 200 or '"isError":true' in answer.text or "123-45" not in answer.text:
-                    raise RuntimeError(f"{answer.status_code}: {answer.text[:500]}")
-
-    began = time.perf_counter()
-    await asyncio.gather(*(one() for _ in range(connections)))
-    rate = len(took) / (time.perf_counter() - began)
-    return {"rate": rate, "median": statistics.median(took), "p99": statistics.quantiles(took, n=100)[98]}
-
-
-def request(number: int) -> dict[str, Any]:
-    """A call as today's protocol has it: it stands alone, without a handshake."""
-    params = {"name": "tool_0", "arguments": {"id": number}, "_meta": META}
-    return {"jsonrpc": "2.0", "id": number, "method": "tools/call", "params": params}
-
-
 # --- the table ------------------------------------------------------------------------------------------------------
 
 
@@ -97,7 +53,7 @@ def started(variant: str) -> Iterator[str]:
     """The address of a server in a process of its own."""
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
-        given = json.dumps({"serve": {"variant": variant, "port": port, "folder": folder}})
+        given = json.dumps({"variant": variant, "port": port, "folder": folder})
         process = subprocess.Popen([sys.executable, __file__, given])
         try:
             wait_for(port, process)
@@ -124,21 +80,22 @@ def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
 
 def throughput(bench: Bench) -> list[str]:
     """Calls a second, and the latency of one call; the variants in turn, three times each."""
-    seconds, turns = (1.0, 1) if bench.quick else (3.0, 3)
+    seconds, turns = bench.of(tiny=(0.1, 1), quick=(1.0, 1), full=(3.0, 3))
+    chosen = tuple(bench.of(tiny=CONNECTIONS[:2], quick=CONNECTIONS, full=CONNECTIONS))
     runs: dict[tuple[str, int], list[dict[str, float]]] = {}
     with ExitStack() as stack:
         urls = {name: stack.enter_context(started(variant)) for name, variant in VARIANTS.items()}
         for url in urls.values():
-            apart("throughput", load={"url": url, "connections": 2, "seconds": 0.5})
-        for connections in CONNECTIONS * turns:
+            apart("loading", url=url, connections=2, seconds=0.5)
+        for connections in chosen * turns:
             for name, url in urls.items():
-                run = apart("throughput", load={"url": url, "connections": connections, "seconds": seconds})
+                run = apart("loading", url=url, connections=connections, seconds=seconds)
                 runs.setdefault((name, connections), []).append(run)
-    columns = [column for count in CONNECTIONS for column in (f"{count}: calls/s", "ratio", "p50 / p99 ms")]
+    columns = [column for count in chosen for column in (f"{count}: calls/s", "ratio", "p50 / p99 ms")]
     lines = heads("connections over HTTP, protocol 2026-07-28", *columns)
     bare = next(iter(VARIANTS))
     for name in VARIANTS:
-        lines.append(cells(name, *(v for count in CONNECTIONS for v in shown(runs[name, count], runs[bare, count]))))
+        lines.append(cells(name, *(v for count in chosen for v in shown(runs[name, count], runs[bare, count]))))
     return lines
 
 
@@ -150,13 +107,9 @@ def shown(runs: list[dict[str, float]], bare: list[dict[str, float]]) -> list[st
 
 
 def main() -> None:
-    """One of the processes."""
+    """One of the servers."""
     logging.disable(logging.WARNING)
-    given = json.loads(sys.argv[1])
-    if "serve" in given:
-        serve(**given["serve"])
-    else:
-        print(json.dumps(asyncio.run(load(**given["load"]))))
+    serve(**json.loads(sys.argv[1]))
 
 
 if __name__ == "__main__":

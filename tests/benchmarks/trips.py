@@ -82,7 +82,8 @@ CASES: dict[str, dict[str, Any]] = {
 @asynccontextmanager
 async def connected(address: str, bench: Bench, rules: list[Any], *, token: bool = False) -> AsyncIterator[Client[Any]]:
     """A client of a guarded server on this store; with `token`, over HTTP, since there a token is a credential."""
-    made = load_runtime(policy(rules, bench.folder, store=address, **({"tokens": {}} if token else {})))
+    settings = policy(rules, bench.folder, store=address, **({"tokens": {}} if token else {}))
+    made = await asyncio.to_thread(load_runtime, settings)  # it waits for its store, which is in this loop
     if not token:
         bare = server()
         guard(bare, made)

@@ -1,42 +1,47 @@
 """The `memory` store: the six primitives in this process, bounded, gone with it. It never forgets to make room.
 
 When it is full, new keys are refused (`StoreUnavailable`), so that a flood can make the server refuse and can never
-make it forget a limit, a decline or a used id (THREATS K08, N05).
+make it forget a limit, a decline or a used id (THREATS K08, N05, FI23).
 """
 
 from __future__ import annotations
 
-import heapq
+import hashlib
 import math
+import secrets
+import struct
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from ..plugin import Added, Amount, Entry, Store, StoreContext, StoreType, StoreUnavailable
-from .windows import Counter, check_amounts, fresh, name_of, refusal
+from ..plugin.ticks import ticks
+from .memory_entries import END, Entries, OrderedEntries, end_of
+from .windows import Counter, check_amounts, fresh, name_of, packed, refusal, unpacked
 
 MAX_ENTRIES: Final = 1_000_000
 MAX_BYTES: Final = 256 * 1024 * 1024
-SWEPT: Final = 256
+LOOKS: Final = 256
+"""How many entries an operation looks at, at least, to drop those that have ended."""
+LOOKS_WHEN_FULL: Final = 4096
+SKIPPED: Final = 1000
+"""How many entries that have ended a page of `scan` passes over before it ends early."""
+SHARE: Final = 64
+"""The bytes that an entry takes in its table, at the most; a test measures what a million of them really take."""
+RESERVED: Final = 16
+"""One part in so many of the room is kept for the growth of what is there already."""
 
-
-@dataclass(slots=True)
-class _Value:
-    """A stored value and the instant at which it is gone."""
-
-    data: bytes
-    version: str
-    ends: float
-    noted: float = 0.0  # the end that the heap knows, at which the entry is looked at again
+_HEAD: Final = struct.Struct("<dq")
+"""What a value begins with: its end and its version."""
 
 
 class MemoryStore:
     """A `Store` in memory. Safe for threads; operations never wait. `clock` gives monotonic seconds.
 
-    It holds at most `max_entries` values and counters, with at most `max_bytes` of keys and values. What has ended is
-    dropped a little with every operation, so that none of them stalls the event loop.
+    It holds at most `max_entries` values and counters, which take at most `max_bytes` of memory, what Python adds to
+    them included. What has ended is dropped a little with every operation, so that none of them stalls the event loop.
     """
 
     durable = False
@@ -47,35 +52,35 @@ class MemoryStore:
         *,
         max_entries: int = MAX_ENTRIES,
         max_bytes: int = MAX_BYTES,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = ticks,
     ) -> None:
-        self._values: dict[str, _Value] = {}
-        self._windows: dict[str, Counter] = {}
-        self._ends: list[tuple[float, str, bool]] = []
+        self._values = OrderedEntries()
+        self._windows: Entries[bytes] = Entries()  # by digest, packed behind its end
+        self._salt = secrets.token_bytes(32)
         self._lock = threading.Lock()
         self._clock = clock
         self._latest = clock()
         self._epoch = time.time() - self._latest
         self._max = max_entries
         self._free = max_bytes
+        self._reserved = max_bytes // RESERVED
         self._version = 0
         self._closed = False
 
     def __repr__(self) -> str:
-        return f"MemoryStore(entries={len(self)})"
+        return f"MemoryStore(entries={self._entries()})"
 
     def __len__(self) -> int:
-        """How many live values and counters it holds."""
+        """How many live values and counters it holds; first it drops all that has ended, however long that takes."""
         with self._lock:
-            self._sweep(self._tick(), len(self._ends))
+            self._sweep(self._tick(), sys.maxsize)
             return self._entries()
 
     async def get(self, keys: Sequence[str]) -> list[Entry | None]:
         """The live entries of `keys`, in their order."""
         with self._lock:
             now = self._begin()
-            found = [self._live(key, now) for key in keys]
-            return [Entry(value=value.data, version=value.version) if value else None for value in found]
+            return [self._live(key, now) for key in keys]
 
     async def put(self, key: str, value: bytes, ttl: float) -> None:
         """Sets `key`, gone after `ttl` seconds."""
@@ -87,7 +92,7 @@ class MemoryStore:
         with self._lock:
             now = self._begin()
             there = self._live(key, now)
-            if (there.version if there else None) != version:
+            if (there.version if there is not None else None) != version:
                 return False
             self._set(key, value, ttl, now)
             return True
@@ -99,43 +104,42 @@ class MemoryStore:
             there = self._live(key, now)
             if there is None:
                 return None
-            self._forget(self._values, key)
-            return there.data
+            self._free += _value_size(key, self._values.pop(key))
+            return there.value
 
     async def add(self, amounts: Sequence[Amount]) -> Added:
         """Charges every line or none; see `Store.add`. Raises `ValueError` for amounts, limits or windows below 0."""
         check_amounts(amounts)
         with self._lock:
             now = self._begin()
-            names = [name_of(amount) for amount in amounts]
-            self._make_room(len(amounts), sum(map(len, names)), now)
-            refused = refusal(amounts, {name: self._windows.get(name) for name in names}, now)
+            lines = {name_of(amount): amount for amount in amounts}
+            keys = {name: self._digest(name) for name in lines}
+            counters = {name: self._counter(keys[name], amount) for name, amount in lines.items()}
+            refused = refusal(amounts, counters, now)
             if refused is not None:
                 return refused
-            pairs = list(zip(names, amounts, strict=True))
-            fresh_names = {name for name, amount in pairs if amount.amount and name not in self._windows}
-            if fresh_names:
-                self._take_room(len(fresh_names), sum(map(len, fresh_names)))
-            for name, amount in pairs:
-                if amount.amount:
-                    self._charge(name, amount, now)
-            return Added(ok=True, used=tuple(self._used(name, now) for name in names))
+            charged = {name_of(amount): _charged(counters, amount, now) for amount in amounts if amount.amount}
+            self._keep({keys[name]: counter for name, counter in charged.items()}, now)
+            found = (counters[name_of(amount)] for amount in amounts)
+            return Added(ok=True, used=tuple(each.used(now) if each is not None else 0 for each in found))
 
     async def scan(self, prefix: str, cursor: str | None, n: int) -> tuple[list[tuple[str, Entry]], str | None]:
-        """Up to `n` live entries in the order of their keys, after `cursor`."""
+        """Up to `n` live entries in the order of their keys, after `cursor`; among what has ended a page is shorter."""
         with self._lock:
             now = self._begin()
-            after = cursor if cursor is not None else ""
-            keys = heapq.nsmallest(
-                n + 1,
-                (
-                    key
-                    for key, value in self._values.items()
-                    if key.startswith(prefix) and (cursor is None or key > after) and value.ends > now
-                ),
-            )
-            page = [(key, Entry(value=self._values[key].data, version=self._values[key].version)) for key in keys[:n]]
-            return page, keys[n - 1] if len(keys) > n else None
+            page: list[tuple[str, Entry]] = []
+            start = prefix if cursor is None else max(prefix, cursor)
+            last = ""
+            for looks, key in enumerate(self._values.after(start, itself=cursor is None or start != cursor)):
+                if not key.startswith(prefix):
+                    break
+                if len(page) == n or looks == n + SKIPPED:
+                    return page, last
+                last = key
+                entry = self._live(key, now)
+                if entry is not None:
+                    page.append((key, entry))
+            return page, None
 
     async def now(self) -> float:
         """Seconds since the epoch, by a clock that does not follow changes of the wall clock."""
@@ -148,7 +152,6 @@ class MemoryStore:
             self._closed = True
             self._values.clear()
             self._windows.clear()
-            self._ends.clear()
 
     # --- under the lock -------------------------------------------------------------------------------------------
 
@@ -157,7 +160,7 @@ class MemoryStore:
         if self._closed:
             raise StoreUnavailable("the memory store is closed")
         now = self._tick()
-        self._sweep(now, SWEPT)
+        self._sweep(now, LOOKS)
         return now
 
     def _tick(self) -> float:
@@ -167,76 +170,88 @@ class MemoryStore:
     def _entries(self) -> int:
         return len(self._values) + len(self._windows)
 
-    def _sweep(self, now: float, most: int) -> None:
-        """Drops what has ended, `most` entries at once."""
-        while most and self._ends and self._ends[0][0] <= now:
-            most -= 1
-            _, key, is_value = heapq.heappop(self._ends)
-            table: dict[str, Any] = self._values if is_value else self._windows
-            there = table.get(key)
-            if there is not None and there.ends <= now:
-                self._forget(table, key)
-            elif there is not None and there.noted > now:
-                pass  # its end was written down anew
-            elif there is not None:
-                self._note(there, key, is_value)
+    def _sweep(self, now: float, looks: int) -> None:
+        """Drops what has ended, in about so many looks."""
+        for key, kept in self._values.ended(now, looks):
+            self._free += _value_size(key, kept)
+        for _, kept in self._windows.ended(now, looks):
+            self._free += _counter_size(kept)
 
-    def _note(self, there: _Value | Counter, key: str, is_value: bool) -> None:
-        """Writes down when an entry ends. Ends that mean nothing any more are cleared away once they are the most."""
-        there.noted = there.ends
-        heapq.heappush(self._ends, (there.ends, key, is_value))
-        if len(self._ends) > 2 * self._entries() + SWEPT:
-            self._ends = [(v.noted, k, True) for k, v in self._values.items()]
-            self._ends += [(w.noted, k, False) for k, w in self._windows.items()]
-            heapq.heapify(self._ends)
-
-    def _forget(self, table: dict[str, Any], key: str) -> None:
-        there = table.pop(key)
-        self._free += len(key) + (len(there.data) if isinstance(there, _Value) else 0)
-
-    def _live(self, key: str, now: float) -> _Value | None:
-        there = self._values.get(key)
-        return there if there is not None and there.ends > now else None
+    def _live(self, key: str, now: float) -> Entry | None:
+        kept = self._values.get(key)
+        if kept is None or end_of(kept) <= now:
+            return None
+        return Entry(value=kept[_HEAD.size :], version=str(_HEAD.unpack_from(kept)[1]))
 
     def _set(self, key: str, value: bytes, ttl: float, now: float) -> None:
         if not ttl > 0 or not math.isfinite(ttl):
             raise ValueError("a ttl is a number of seconds above 0")
-        self._make_room(1, len(key) + len(value), now)
+        made = _HEAD.pack(now + ttl, self._version + 1) + value
         there = self._values.get(key)
-        if there is None:
-            self._take_room(1, len(key) + len(value))
-        else:
-            self._take_room(0, len(value) - len(there.data))
+        size = _value_size(key, made) - (_value_size(key, there) if there is not None else 0)
+        self._take_room(0 if there is not None else 1, size, now)
         self._version += 1
-        fresh = _Value(bytes(value), str(self._version), now + ttl)
-        self._values[key] = fresh
-        if there is not None and now < there.noted <= fresh.ends:
-            fresh.noted = there.noted  # the end that is written down comes first, and leads to this one
-        else:
-            self._note(fresh, key, True)
+        self._values[key] = made
 
-    def _charge(self, key: str, amount: Amount, now: float) -> None:
-        window = self._windows.get(key)
-        if window is None:
-            window = self._windows[key] = fresh(amount)
-        window.add(now, amount.amount, amount.window)
-        if not now < window.noted <= window.ends:
-            self._note(window, key, False)
+    def _digest(self, name: str) -> bytes:
+        """A counter's key: short whatever its name is, and nobody outside can find two names that share one."""
+        return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=15, key=self._salt).digest()
 
-    def _used(self, key: str, now: float) -> int:
-        window = self._windows.get(key)
-        return window.used(now) if window is not None else 0
+    def _counter(self, key: bytes, amount: Amount) -> Counter | None:
+        state = self._windows.get(key)
+        return None if state is None else unpacked(state[END.size :], bucket=amount.refills)
 
-    def _make_room(self, entries: int, size: int, now: float) -> None:
-        """Drops all that has ended if room is short."""
-        if self._entries() + entries > self._max or size > self._free:
-            self._sweep(now, len(self._ends))
+    def _keep(self, charged: dict[bytes, Counter], now: float) -> None:
+        """Stores counters, all of them or none."""
+        states = {key: END.pack(counter.ends) + packed(counter) for key, counter in charged.items()}
+        there = [state for key in states if (state := self._windows.get(key)) is not None]
+        size = sum(map(_counter_size, states.values())) - sum(map(_counter_size, there))
+        self._take_room(len(states) - len(there), size, now)
+        for key, state in states.items():
+            self._windows[key] = state
 
-    def _take_room(self, entries: int, size: int) -> None:
-        """Raises `StoreUnavailable` where there is no room for so many more entries and bytes."""
-        if (entries and self._entries() + entries > self._max) or size > self._free:
-            raise StoreUnavailable("the memory store is full")
+    def _take_room(self, entries: int, size: int, now: float) -> None:
+        """Takes room for so many more entries and bytes. Raises `StoreUnavailable` where there is none.
+
+        What is new cannot take the last of it, which stays for the charges of those who are known already.
+        """
+        if not self._fits(entries, size):
+            self._sweep(now, LOOKS_WHEN_FULL)
+            if not self._fits(entries, size):
+                raise StoreUnavailable("the memory store is full")
         self._free -= size
+
+    def _fits(self, entries: int, size: int) -> bool:
+        if not entries:
+            return size <= max(self._free, 0)
+        return self._entries() + entries <= self._max and size <= self._free - self._reserved
+
+
+def _charged(counters: dict[str, Counter | None], amount: Amount, now: float) -> Counter:
+    name = name_of(amount)
+    counter = counters[name]
+    if counter is None:
+        counter = counters[name] = fresh(amount)
+    counter.add(now, amount.amount, amount.window)
+    return counter
+
+
+def _taken(thing: object) -> int:
+    """The memory that a thing takes: it is given out in steps of 16 bytes."""
+    return (sys.getsizeof(thing) + 15) & ~15
+
+
+_DIGEST: Final = _taken(bytes(15))
+_ORDER: Final = 16
+"""The bytes of a key's place in the order of keys."""
+
+
+def _value_size(key: str, kept: bytes) -> int:
+    return SHARE + _ORDER + _taken(key) + _taken(kept)
+
+
+def _counter_size(kept: bytes) -> int:
+    return SHARE + _DIGEST + _taken(kept)
 
 
 def _open(address: str, context: StoreContext) -> Store:

@@ -13,16 +13,16 @@ import os
 import secrets
 import sqlite3
 import stat
-import struct
 import time
-from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from ..plugin import Added, Amount, Entry, PluginError, StoreUnavailable
+from ..plugin.ticks import ticks
+from .broken import BROKEN
 from .sqlite_opening import connect, known, why
-from .windows import Bucket, Counter, Window, fresh, name_of, refusal
+from .windows import Counter, fresh, name_of, packed, refusal, unpacked
 
 PAGE: Final = 4096
 SWEPT: Final = 64
@@ -30,9 +30,6 @@ MOST_BYTES: Final = 4 * 1024 * 1024
 """About how many bytes of values one page of `scan` has."""
 LONGEST: Final = 100 * 365 * 86_400.0
 """Seconds; whatever is to last longer lasts this long."""
-_CHARGE: Final = struct.Struct("<dq")
-_BUCKET: Final = struct.Struct("<dd")
-_LARGEST: Final = 2**62
 
 
 class SQLiteFile:
@@ -196,7 +193,7 @@ class SQLiteFile:
                 counters[name].add(self.now, amount.amount, min(amount.window, LONGEST))
                 charged.add(name)
         for name in charged:
-            row = (self._space, _bytes(name), _packed(counters[name]), counters[name].ends)
+            row = (self._space, _bytes(name), packed(counters[name]), counters[name].ends)
             self._there().execute("INSERT OR REPLACE INTO counters VALUES (?, ?, ?, ?)", row)
         return Added(ok=True, used=tuple(counters[name_of(amount)].used(self.now) for amount in amounts))
 
@@ -214,7 +211,7 @@ class SQLiteFile:
         for key, value, version in rows:
             if len(found) == n or size >= MOST_BYTES:
                 return found, found[-1][0]
-            found.append((_text(key), Entry(value=bytes(value), version=version)))
+            found.append((_text(key), _read(value, version)))
             size += len(value)
         return found, None
 
@@ -227,7 +224,7 @@ class SQLiteFile:
             )
             .fetchone()
         )
-        return Entry(value=bytes(row[0]), version=row[1]) if row is not None else None
+        return _read(*row) if row is not None else None
 
     def _counter(self, name: str, amount: Amount) -> Counter:
         row = (
@@ -265,12 +262,6 @@ def boot_id() -> str:
     return boot
 
 
-def ticks() -> float:
-    """Seconds of this machine's uptime, sleep included where the system counts it; they never go back."""
-    boot = getattr(time, "CLOCK_BOOTTIME", None)
-    return time.clock_gettime(boot) if boot is not None else time.monotonic()
-
-
 def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
@@ -279,23 +270,23 @@ def _text(key: Any) -> str:
     try:
         return bytes(key).decode("utf-8", "surrogatepass")
     except (ValueError, TypeError):
-        raise StoreUnavailable("the sqlite file holds what this store did not write") from None
+        raise _foreign() from None
 
 
-def _packed(counter: Counter) -> bytes:
-    if isinstance(counter, Bucket):
-        return _BUCKET.pack(counter.each, counter.ends)
-    return b"".join(_CHARGE.pack(leaves, min(amount, _LARGEST)) for leaves, amount in counter.charges)
+def _read(value: Any, version: Any) -> Entry:
+    """An entry. A column may hold a value of any type: of a number, `bytes` would make as many zeros."""
+    if not isinstance(value, bytes) or not isinstance(version, str):
+        raise _foreign()
+    return Entry(value=value, version=version)
+
+
+def _foreign() -> StoreUnavailable:
+    return StoreUnavailable("the sqlite file holds what this store did not write", code=BROKEN)
 
 
 def _unpacked(state: Any, *, bucket: bool) -> Counter:
     try:
-        if bucket:
-            each, ends = _BUCKET.unpack(state)
-            return Bucket(each, ends)
-        charges = deque(_CHARGE.iter_unpack(state))
-    except (struct.error, TypeError):
-        raise StoreUnavailable("the sqlite file holds what this store did not write") from None
-    return Window(
-        ends=max((leaves for leaves, _ in charges), default=0.0), total=sum(n for _, n in charges), charges=charges
-    )
+        counter = unpacked(state, bucket=bucket)
+    except ValueError:
+        raise _foreign() from None
+    return counter

@@ -20,6 +20,7 @@ from urllib.parse import unquote
 from pydantic import Field
 
 from ..plugin import Added, Amount, Entry, PluginError, Settings, Store, StoreContext, StoreType, StoreUnavailable
+from .broken import BROKEN, Broken, Event
 from .sqlite_file import SQLiteFile
 from .sqlite_opening import prepare, why
 from .windows import check_amounts
@@ -148,8 +149,10 @@ class _Undone(Exception):
 
     def __init__(self, error: Exception) -> None:
         super().__init__(type(error).__name__)
-        known = isinstance(error, StoreUnavailable)
-        self.fault = StoreUnavailable(str(error) if known else f"the sqlite store cannot be used: {why(error)}")
+        if isinstance(error, StoreUnavailable):
+            self.fault = StoreUnavailable(str(error), code=error.code)
+        else:
+            self.fault = StoreUnavailable(f"the sqlite store cannot be used: {why(error)}")
 
 
 class SQLiteStore:
@@ -158,7 +161,10 @@ class SQLiteStore:
     durable = True
     shared = True
 
-    def __init__(self, path: Path, audience: str, settings: SQLiteSettings | None = None) -> None:
+    def __init__(
+        self, path: Path, audience: str, settings: SQLiteSettings | None = None, event: Event = lambda *_: None
+    ) -> None:
+        self._broken = Broken(event)
         self._path = path
         self._audience = audience
         self._settings = settings or SQLiteSettings()
@@ -226,6 +232,10 @@ class SQLiteStore:
         self._send(job)
         try:
             return await job.answer(self._settings.timeout)
+        except StoreUnavailable as error:
+            if error.code == BROKEN:
+                self._broken.met()
+            raise
         finally:
             with self._lock:
                 self._waiting -= 1
@@ -262,7 +272,7 @@ def _open(address: str, context: StoreContext) -> Store:
     name = unquote(rest.removeprefix("/"))
     if not rest.startswith("/") or not name or "\0" in name:
         raise PluginError("write  store: sqlite:///relative.db  or  sqlite:////absolute/path.db")
-    return SQLiteStore(context.base / name, context.audience, context.settings)
+    return SQLiteStore(context.base / name, context.audience, context.settings, context.event)
 
 
 TYPE: Final = StoreType(

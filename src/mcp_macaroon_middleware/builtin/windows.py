@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections import deque
+import struct
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -13,44 +15,50 @@ from ..plugin import Added, Amount
 SLOTS: Final = 64
 EXACT: Final = 1e-6
 """What floating point may be off by, in units of a bucket."""
+LARGEST: Final = 2**62
+"""The largest charge that is told from larger ones."""
+_BUCKET: Final = struct.Struct("<dd")
+_CHARGE: Final = 16
 
 
 @dataclass(slots=True)
 class Window:
-    """A sliding window: charges by the instant at which they leave it, and their sum.
+    """A sliding window: the instants at which charges leave it, in their order, and how much leaves at each.
 
     The first `SLOTS` charges are exact. Past that, charges leave at the end of a slot of 1/`SLOTS` of the window, so
     the window is late by that much at most, never more generous than its limit, and bounded whatever the limit is.
     """
 
-    ends: float = 0.0
-    noted: float = 0.0
-    total: int = 0
-    charges: deque[tuple[float, int]] = field(default_factory=deque)
+    leaves: list[float] = field(default_factory=list)
+    amounts: list[int] = field(default_factory=list)
+
+    @property
+    def ends(self) -> float:
+        """When the last charge leaves."""
+        return self.leaves[-1] if self.leaves else 0.0
 
     def used(self, now: float) -> int:
         """The sum of what has not left the window."""
-        charges = self.charges
-        while charges and charges[0][0] <= now:
-            self.total -= charges.popleft()[1]
-        return self.total
+        gone = bisect_right(self.leaves, now)
+        if gone:
+            del self.leaves[:gone], self.amounts[:gone]
+        return sum(self.amounts)
 
     def add(self, now: float, amount: int, window: float) -> None:
         """Charges `amount` from now on."""
         leaves = now + window
-        if len(self.charges) >= SLOTS:
+        if len(self.leaves) >= SLOTS:
             slot = window / SLOTS
             leaves = math.ceil(leaves / slot) * slot
-        there = 0
-        if self.charges and self.charges[-1][0] >= leaves:
-            leaves, there = self.charges.pop()
-        self.charges.append((leaves, there + amount))
-        self.total += amount
-        self.ends = max(self.ends, leaves)
+        if self.leaves and self.leaves[-1] >= leaves:
+            self.amounts[-1] += amount
+        else:
+            self.leaves.append(leaves)
+            self.amounts.append(amount)
 
     def free_at(self, need: int, now: float) -> float:
         """The instant at which `need` of the sum has left."""
-        for leaves, amount in self.charges:
+        for leaves, amount in zip(self.leaves, self.amounts, strict=True):
             need -= amount
             if need <= 0:
                 return leaves
@@ -63,7 +71,6 @@ class Bucket:
 
     each: float
     ends: float = 0.0
-    noted: float = 0.0
 
     def used(self, now: float) -> int:
         """How many units are not there; a unit that is there in part is not."""
@@ -96,6 +103,32 @@ def name_of(amount: Amount) -> str:
 def fresh(amount: Amount) -> Counter:
     """A counter of which nothing is used."""
     return Bucket(amount.window / max(amount.limit, 1)) if amount.refills else Window()
+
+
+def packed(counter: Counter) -> bytes:
+    """A counter as bytes: 16 for a bucket and for each charge of a window."""
+    if isinstance(counter, Bucket):
+        return _BUCKET.pack(counter.each, counter.ends)
+    flat: list[float] = [0.0] * (2 * len(counter.leaves))
+    flat[::2] = counter.leaves
+    flat[1::2] = [min(amount, LARGEST) for amount in counter.amounts]
+    return _charges(len(counter.leaves)).pack(*flat)
+
+
+def unpacked(state: bytes, *, bucket: bool) -> Counter:
+    """The counter that was packed. Raises `ValueError` for bytes that are none."""
+    try:
+        if bucket:
+            return Bucket(*_BUCKET.unpack(state))
+        flat = _charges(len(state) // _CHARGE).unpack(state)
+    except (struct.error, TypeError):
+        raise ValueError("no counter") from None
+    return Window(list(flat[::2]), list(flat[1::2]))
+
+
+@functools.lru_cache(maxsize=4 * SLOTS)
+def _charges(count: int) -> struct.Struct:
+    return struct.Struct("<" + "dq" * count)
 
 
 def refusal(amounts: Sequence[Amount], counters: Mapping[str, Counter | None], now: float) -> Added | None:
