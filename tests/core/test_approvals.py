@@ -9,9 +9,8 @@ import pytest
 from lab import RING
 
 from mcp_macaroon_middleware.builtin.memory import MemoryStore
-from mcp_macaroon_middleware.core.approvals import Approvals
+from mcp_macaroon_middleware.core.approvals import Approvals, Standing
 from mcp_macaroon_middleware.core.asks import Ask, Call
-from mcp_macaroon_middleware.core.clock import SystemClock
 from mcp_macaroon_middleware.core.legs import Asked, Leg
 from mcp_macaroon_middleware.model import Assurance, Grant, Phase
 
@@ -33,17 +32,21 @@ ASK = Ask(
 
 
 def approvals(store: MemoryStore) -> Approvals:
-    return Approvals(keys=RING, store=store, audience="mail", clock=SystemClock(), event=lambda *_: None)
+    return Approvals(keys=RING, store=store, audience="mail", event=lambda *_: None)
 
 
-async def stands(made: Approvals, grant: Grant, *, phase: Phase = Phase.AFTER, ask: Ask = ASK) -> bool:
+async def standing(made: Approvals, *hand: Grant, phase: Phase = Phase.AFTER, ask: Ask = ASK) -> Standing:
+    """How a question stands, by the grants in hand and the store."""
+    return made.stand(await made.find(CALL, phase, [ask]), [ask], hand, lambda *_: True)
+
+
+async def stands(made: Approvals, grant: Grant) -> bool:
     """Whether a grant in hand answers the question."""
-    return not (await made.stand(CALL, phase, [ask], [grant], lambda *_: True)).open
+    return not (await standing(made, grant)).open
 
 
 async def fresh(made: Approvals, **changes: Any) -> Grant:
-    await made.stand(CALL, Phase.AFTER, [ASK], [], lambda *_: True)  # so that the epoch has begun
-    now = await made._store.now()
+    now = (await made.find(CALL, Phase.AFTER, [ASK])).since  # the epoch has begun
     return replace(
         Grant(
             id="one",
@@ -112,10 +115,11 @@ async def test_a_stored_approval_for_one_call_is_taken_by_one_of_two_servers() -
     here, there = approvals(store), approvals(store)
     asked = Asked(rule="r1", fields=("email",), text="", same_values=False, four_eyes=False)
     leg = Leg(id="l", call=CALL, phase=Phase.AFTER, approver="mcp", asked=(asked,), seconds=(300.0,))
-    await here.stand(CALL, Phase.AFTER, [ASK], [], lambda *_: True)
+    await standing(here)
+    leg = replace(leg, taken_at=await store.now())
     await here.issue(leg, ["once"], Assurance.CLIENT, store_once=True)
-    found = [await made.stand(CALL, Phase.AFTER, [ASK], [], lambda *_: True) for made in (here, there)]
-    assert [len(standing.once) for standing in found] == [1, 1]
+    found = [await standing(made) for made in (here, there)]
+    assert [len(each.once) for each in found] == [1, 1]
     assert await here.spend(found[0].once)
     assert not await there.spend(found[1].once)
     assert not await here.spend(found[0].once)

@@ -341,8 +341,9 @@ class Approving(RuleBasedStateMachine):
 
     @staticmethod
     def form_fields(question: Question) -> list[str]:
-        count = len(question.challenge.questions)
-        return ["choice"] if count == 1 else [f"choice_{n + 1}" for n in range(count)]
+        if question.phase == "before":
+            return ["choice"]
+        return [f"choice_{number + 1}" for number in range(len(question.challenge.questions))]
 
     def guarded_fields(self, tool: str) -> list[str]:
         return {"user": ["email"], "card": ["email", "phone"]}.get(tool, [])
@@ -410,10 +411,13 @@ def on_a_server() -> Iterator[type[Approving]]:
                 assert server.ask("FLUSHALL") is not None
                 return opened(server, "laws")
 
-            @rule(seconds=st.sampled_from([1, -1]))
+            @rule(seconds=st.sampled_from([1, -1, 600, -600, 86_400, -86_400]))
             def clocks_move(self, seconds: int) -> None:
-                """Only this server's, and not far: the store's is its own."""
+                """Only this server's: the store's is its own, and nothing that is approved knows any other."""
                 self.clock.at += timedelta(seconds=seconds)
+
+            def is_granted(self, caller: int, tool: str, arguments: int, part: Part) -> bool:
+                return self.model.granted(caller, tool, arguments, part, self.seen, self.world)
 
         yield Remote
 

@@ -79,13 +79,17 @@ class Attempts(Params):
 
 
 def rate_limit(check: Check[Limits]) -> Verdict:
-    """Passes while every limit has room. The count is charged when the component runs, and never for a refusal."""
+    """Passes while every limit has room. The count is charged when the component runs, and never for a refusal.
+
+    A cost that cannot be read or that no limit has room for is refused whatever the rule says: nobody is asked to agree
+    to a call that can never be counted.
+    """
     limits = dict.fromkeys(read_limit(limit) for limit in check.params.limits)
     cost = 1 if check.params.cost is None else _cost(check, check.params.cost)
     if cost is None:
-        return check.refuse("cost_unknown", "The argument that says what this call costs is no whole number above 0.")
+        return Verdict.deny("cost_unknown", "The argument that says what this call costs is no whole number above 0.")
     if cost > (check.params.burst or min(limit for limit, _ in limits)):
-        return check.refuse("cost_above_limit", "This call costs more than its limit; it can never succeed.")
+        return Verdict.deny("cost_above_limit", "This call costs more than its limit; it can never succeed.")
     charges = [_charge(check, limit, check.params.per, amount=cost, burst=check.params.burst) for limit in limits]
     return Verdict.allow(charges=charges)
 

@@ -2,17 +2,20 @@
 
 Grants, declines and legs are sealed records under names that say whose and what they are. What allows must be there and
 is taken; what forbids (a decline, a used id) is also kept in memory, so that emptying the store forgets nothing that
-matters (laws L4, L5). It never waits for a person and judges no rule.
+matters (laws L4, L5). All of it begins and ends by the store's own clock, whatever the wall clocks of the servers say:
+the store ends a record by itself, and what the record says of its end holds for whoever puts an old one back. It never
+waits for a person and judges no rule.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import json
 import logging
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -21,7 +24,7 @@ from pydantic_core import to_jsonable_python
 from ..errors import TokenInvalid
 from ..model import ONCE, PERIOD, Assurance, Caller, Component, Grant, Phase, thawed
 from ..model.subjects import place_of
-from ..plugin.contract import Amount, Clock, Entry, Store
+from ..plugin.contract import Amount, Entry, Store
 from ..plugin.namespace import Namespaced
 from ..tokens import KeyRing
 from ..tokens.grants import read_grant, sign_grant
@@ -38,6 +41,7 @@ logger: Final = logging.getLogger("mcp_macaroon_middleware")
 Serves = Callable[[Grant, Ask], bool]
 
 LONGEST: Final = 86_400.0
+"""Seconds for which a used id is remembered here, at least."""
 NAMESPACE: Final = "approvals"
 HELD: Final = 1_000_000
 """Bytes of a finished result that are held while a person thinks."""
@@ -56,6 +60,23 @@ class Standing:
     grants: list[Grant] = field(default_factory=list)
     once: list[tuple[str, Grant]] = field(default_factory=list)
 
+    @property
+    def settled(self) -> bool:
+        """Whether everybody has agreed, and nothing is used up by it."""
+        return not (self.declined or self.open or self.once)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What the store has about some questions of one call: its entries by their names, since when they count, and
+    what time it is there."""
+
+    call: Call
+    phase: Phase
+    entries: Mapping[str, Entry | None]
+    since: float
+    now: float
+
 
 class Approvals:
     """Approvals in one store, for one server. Raises `StoreUnavailable` where the store cannot answer."""
@@ -66,13 +87,11 @@ class Approvals:
         keys: KeyRing,
         store: Store,
         audience: str,
-        clock: Clock,
         event: Callable[[str, Mapping[str, Any]], None],
     ) -> None:
         self._keys = keys
         self._store: Store = Namespaced(store, NAMESPACE)
         self._audience = audience
-        self._clock = clock
         self._event = event
         self._sealer = Sealer(keys, audience)
         self._epoch = epoch.Epoch(self._store, self._sealer, renewed=self._renewed, names=self._digest("names"))
@@ -114,21 +133,23 @@ class Approvals:
 
     # --- how questions stand --------------------------------------------------------------------------------------
 
-    async def stand(
-        self, call: Call, phase: Phase, asks: Sequence[Ask], hand: Sequence[Grant], serves: Serves
-    ) -> Standing:
-        """How questions about a call stand, by the grants in hand and those in the store, in one read of it.
-
-        `serves` says whether the approver of a grant still may answer a question.
-        """
+    async def find(self, call: Call, phase: Phase, asks: Sequence[Ask]) -> Found:
+        """What the store has about questions on a call, in one round trip."""
         names = [epoch.NAME]
         for ask in asks:
             names.append(self._decline_name(call, phase, ask.rule))
             for part in ask.fields:
                 names += [self._grant_name(call, phase, ask.rule, part, scope) for scope in _scopes(call, ask)]
-        found = dict(zip(names, await self._store.get(names), strict=True))
-        since = await self._epoch.since(found[epoch.NAME])
-        look = _Look(call=call, phase=phase, hand=hand, found=found, since=since, serves=serves)
+        entries = dict(zip(names, await self._store.get(names), strict=True))
+        since = await self._epoch.since(entries[epoch.NAME])
+        return Found(call=call, phase=phase, entries=entries, since=since, now=await self._epoch.now())
+
+    def stand(self, found: Found, asks: Sequence[Ask], hand: Sequence[Grant], serves: Serves) -> Standing:
+        """How questions that `found` is about stand, by the grants in hand and those in the store.
+
+        `serves` says whether the approver of a grant still may answer a question.
+        """
+        look = _Look(found=found, hand=hand, serves=serves)
         standing = Standing()
         for ask in asks:
             self._place(standing, look, ask)
@@ -136,8 +157,8 @@ class Approvals:
 
     def _place(self, standing: Standing, look: _Look, ask: Ask) -> None:
         """Puts one question where it belongs. A decline that cannot be read is one."""
-        decline = self._decline_name(look.call, look.phase, ask.rule)
-        if decline in self._declined or look.found[decline] is not None:
+        decline = self._decline_name(look.found.call, look.found.phase, ask.rule)
+        if decline in self._declined or look.found.entries[decline] is not None:
             standing.declined.append(ask)
             return
         covering = [self._covering(look, ask, part) for part in ask.fields]
@@ -153,25 +174,17 @@ class Approvals:
         """A grant that releases this part, with its name if it lies in the store."""
 
         def good(grant: Grant) -> bool:
-            return self._holds(grant, look) and _is_for(grant, ask, part) and look.serves(grant, ask)
+            return _holds(grant, look.found) and _is_for(grant, ask, part) and look.serves(grant, ask)
 
         for grant in look.hand:
             if good(grant):
                 return "", grant
-        for scope in _scopes(look.call, ask):
-            name = self._grant_name(look.call, look.phase, ask.rule, part, scope)
-            stored = self._read_grant(name, look.found[name])
+        for scope in _scopes(look.found.call, ask):
+            name = self._grant_name(look.found.call, look.found.phase, ask.rule, part, scope)
+            stored = self._read_grant(name, look.found.entries[name])
             if stored is not None and stored.id not in self._used and good(stored):
                 return name, stored
         return None
-
-    def _holds(self, grant: Grant, look: _Look) -> bool:
-        """Whether a signed grant is for this very caller, component and phase, and has not ended or been undone."""
-        call = look.call
-        same = (grant.caller, grant.component, grant.definition) == (call.caller, call.component, call.definition)
-        values = grant.arguments is None or hmac.compare_digest(grant.arguments, call.arguments)
-        alive = grant.issued_at >= look.since and self._clock.now().timestamp() < grant.expires
-        return same and values and alive and grant.phase is look.phase
 
     def _read_grant(self, name: str, entry: Entry | None) -> Grant | None:
         if entry is None:
@@ -202,17 +215,22 @@ class Approvals:
     async def issue(
         self, leg: Leg, choices: Sequence[str], assurance: Assurance, *, store_once: bool = False
     ) -> list[Grant]:
-        """The grants of an answer. Those for a period are stored; `store_once`: those for this call too."""
-        now = await self._store.now()
+        """The grants of the answer to a leg that was taken, from then on. Those for a period are stored; `store_once`:
+        those for this call too."""
+        given = list(self._given(leg, choices, assurance))
+        kept = [each for each in given if each[0].uses == PERIOD or store_once]
+        await asyncio.gather(*(self._keep(leg, grant, own_values=own, lasts=lasts) for grant, own, lasts in kept))
+        return [grant for grant, _, _ in given]
+
+    def _given(self, leg: Leg, choices: Sequence[str], assurance: Assurance) -> Iterator[tuple[Grant, bool, float]]:
+        """Each grant of an answer, whether its own question looks at arguments, and how many seconds it lasts."""
         per_question = leg.phase is Phase.AFTER
-        issued: list[Grant] = []
         for number, asked in enumerate(leg.asked):
             group = number if per_question else 0
-            choice = choices[group]
+            choice, lasts = choices[group], leg.seconds[group]
             if choice not in (ONCE, PERIOD):
                 continue
             same = asked.same_values if per_question else any(each.same_values for each in leg.asked)
-            lasts = leg.seconds[group]
             for part in asked.fields:
                 grant = Grant(
                     id=secrets.token_urlsafe(16),
@@ -228,13 +246,10 @@ class Approvals:
                     approver=leg.approver,
                     assurance=assurance,
                     uses=choice,
-                    issued_at=now,
-                    expires=now + lasts,
+                    issued_at=self._epoch.after(leg.taken_at),
+                    expires=leg.taken_at + lasts,
                 )
-                issued.append(grant)
-                if choice == PERIOD or store_once:
-                    await self._keep(leg, grant, own_values=asked.same_values, lasts=lasts)
-        return issued
+                yield grant, asked.same_values, lasts
 
     async def _keep(self, leg: Leg, grant: Grant, *, own_values: bool, lasts: float) -> None:
         """Stores a grant where a later call of the same kind will look for it."""
@@ -250,13 +265,13 @@ class Approvals:
 
         A reply that is lost counts as taken: `StoreUnavailable` is raised and the call does not run.
         """
-        good = True
-        for name, grant in once:
-            fresh = grant.id not in self._used
-            self._used.add(grant.id, grant.expires - grant.issued_at)
-            taken = self._read_grant(name, _entry(await self._store.take(name)))
-            good = good and fresh and taken is not None and taken.id == grant.id
-        return good
+        fresh = all(grant.id not in self._used for _, grant in once)
+        for _, grant in once:
+            self._used.add(grant.id, max(grant.expires - grant.issued_at, LONGEST))
+        values = await asyncio.gather(*(self._store.take(name) for name, _ in once))
+        taken = [self._read_grant(name, _entry(value)) for (name, _), value in zip(once, values, strict=True)]
+        same = [there is not None and there.id == grant.id for there, (_, grant) in zip(taken, once, strict=True)]
+        return fresh and all(same)
 
     async def decline(self, leg: Leg, asked: Iterable[str], seconds: float) -> None:
         """Remembers a decline, for this caller and this very call."""
@@ -272,7 +287,7 @@ class Approvals:
         if not self._epoch.begun:  # a leg from before the epoch would count for nothing
             await self._epoch.since((await self._store.get([epoch.NAME]))[0])
         now = await self._store.now()
-        return replace(leg, issued_at=now, expires=now + lasts)
+        return replace(leg, issued_at=self._epoch.after(now), expires=now + lasts)
 
     async def room(self, principal: str, settings: PlanSettings) -> bool:
         """Counts one more question of a principal's; False where too many were asked within the time that each is open.
@@ -312,9 +327,9 @@ class Approvals:
         if taken is None:
             self._used.discard(name)
             return "approval_stale"
-        leg = self._read_leg(name, taken)
-        late = leg is None or leg.issued_at < since or self._clock.now().timestamp() >= leg.expires
-        return "approval_stale" if leg is None or leg.id != leg_id or late else leg
+        leg, now = self._read_leg(name, taken), await self._store.now()
+        late = leg is None or leg.issued_at < since or now >= leg.expires
+        return "approval_stale" if leg is None or leg.id != leg_id or late else replace(leg, taken_at=now)
 
     async def withdraw(self, caller: str, leg_id: str) -> None:
         """Removes a question that nobody will answer any more."""
@@ -348,11 +363,8 @@ class Approvals:
 class _Look:
     """One look at how questions stand: what was found, and by what it is judged."""
 
-    call: Call
-    phase: Phase
+    found: Found
     hand: Sequence[Grant]
-    found: Mapping[str, Entry | None]
-    since: float
     serves: Serves
 
 
@@ -365,6 +377,15 @@ def _place(caller: str) -> str:
 def _scopes(call: Call, ask: Ask) -> tuple[str, str]:
     """Where grants for a question may lie: for this very call, and for a period."""
     return f"once {call.arguments}", call.arguments if ask.same_values else "any"
+
+
+def _holds(grant: Grant, found: Found) -> bool:
+    """Whether a signed grant is for this very caller, component and phase, and has not ended or been undone."""
+    call = found.call
+    same = (grant.caller, grant.component, grant.definition) == (call.caller, call.component, call.definition)
+    values = grant.arguments is None or hmac.compare_digest(grant.arguments, call.arguments)
+    alive = grant.issued_at >= found.since and found.now < grant.expires
+    return same and values and alive and grant.phase is found.phase
 
 
 def _is_for(grant: Grant, ask: Ask, part: str) -> bool:

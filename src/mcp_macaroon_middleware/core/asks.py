@@ -21,7 +21,8 @@ class Ask:
 
     `fields` is `("",)` for a question that releases no field of a result. `approver` is None for a token's rule: its
     holder's own client may not answer it. `expiry` is in seconds. `same_values`: the rule looks at arguments, so that
-    an approval for a period holds for the very same ones alone. `four_eyes`: its own caller may not answer it.
+    an approval for a period holds for the very same ones alone. `four_eyes`: its own caller may not answer it. A
+    question about a limit is about that one limit of its rule, and so is what an answer allows.
     """
 
     rule: str
@@ -37,12 +38,15 @@ class Ask:
     source: str
 
     @classmethod
-    def of(cls, check: BoundCheck, verdict: Verdict, settings: PlanSettings) -> Ask:
-        """The question of a verdict that asks, under the file's own terms where the rule gives none."""
+    def of(cls, check: BoundCheck, verdict: Verdict, settings: PlanSettings, limit: Sequence[str] = ()) -> Ask:
+        """The question of a verdict that asks, under the file's own terms where the rule gives none.
+
+        `limit` is the key of the limit that it is about.
+        """
         rule, question = check.rule, verdict.question
         approver = None if check.from_token else rule.approver or settings.approvals.default
         scopes = rule.scopes or settings.approvals.scopes
-        facts = [check.view.digest, check.plugin, approver, list(scopes), check.from_token]
+        facts = [check.view.digest, check.plugin, approver, list(scopes), check.from_token, *limit]
         return cls(
             rule=hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32],
             text=question.text if question is not None else verdict.reason,

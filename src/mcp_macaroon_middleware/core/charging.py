@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
 from ..model import Charge, Effect, Refusal, Verdict
 from ..plugin.contract import Amount, Store
+from .asks import Ask
 from .binding import BoundCheck
 from .decisions import Decision, Tally
 
@@ -19,11 +20,12 @@ Line = tuple[BoundCheck, Charge]
 
 
 async def charge(
-    store: Store, decision: Decision, operator: Tally, holder: Tally, beyond: Collection[BoundCheck] = ()
+    store: Store, decision: Decision, operator: Tally, holder: Tally, beyond: Collection[Line] = ()
 ) -> Refusal | None:
     """Charges every limit or none, in one trip. In shadow mode the operator's are charged and not enforced.
 
-    `beyond` are limits that a person lets this call pass; they are not charged.
+    `beyond` are the very limits that a person lets this call pass, and those that are charged already; the others of
+    the same rule are charged.
     """
     own, lent = operator.charges, holder.charges
     if decision.plan.settings.mode == "shadow" and own:
@@ -31,7 +33,7 @@ async def charge(
         if refusal is not None:
             decision.facts.setdefault("shadow", {"effect": "deny", "code": refusal.code})
         own = []
-    lines = [line for line in (*own, *lent) if line[0] not in beyond]
+    lines = [line for line in (*own, *lent) if line not in beyond]
     return await _add(store, decision, lines) if lines else None
 
 
@@ -53,12 +55,14 @@ async def refused(store: Store, decision: Decision, lines: Sequence[Line]) -> Re
     return await _add(store, decision, lines)
 
 
-def more(lines: Sequence[Line]) -> list[tuple[BoundCheck, Verdict]]:
-    """Limits that ask, as questions: one a rule."""
-    found: dict[BoundCheck, Verdict] = {}
-    for check, charge in lines:
-        found.setdefault(check, Verdict.ask(charge.code, charge.reason))
-    return list(found.items())
+def questions(decision: Decision, lines: Sequence[Line]) -> Mapping[Line, Ask]:
+    """The question of each limit that asks once it is reached. It names the limit, and no answer serves another one."""
+    settings = decision.plan.settings
+    return {
+        (check, charge): Ask.of(check, Verdict.ask(charge.code, charge.reason), settings, ("limit", *charge.key))
+        for check, charge in lines
+        if charge.effect is Effect.ASK
+    }
 
 
 async def _add(store: Store, decision: Decision, charges: Sequence[Line]) -> Refusal | None:

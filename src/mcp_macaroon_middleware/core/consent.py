@@ -6,7 +6,6 @@ person: a challenge is handed out, and the answer comes with a later request or 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -32,7 +31,7 @@ from ..model import (
 )
 from ..tokens import VerifiedToken
 from . import wording
-from .approvals import Approvals, Standing
+from .approvals import Approvals, Found, Standing
 from .approvers import Approvers, OpenApprover
 from .asks import Ask, Asking, Call, caller_of, offered
 from .binding import BoundCheck, PlanSettings
@@ -115,11 +114,7 @@ class Consent:
         if isinstance(reply, Reply):
             if not found.in_band:
                 return Answer(ending="invalid")
-            try:
-                reply = found.approver.read(leg.challenge, reply)
-            except Exception as error:
-                logger.error("approver %s failed: %s", leg.approver, type(error).__name__)
-                return Answer(ending="failed")
+            reply = found.read(leg.challenge, reply)
         return checked(reply, leg.choices)
 
     async def keep(self, leg: Leg, answer: Answer, settings: PlanSettings, *, store_once: bool = False) -> list[Grant]:
@@ -147,19 +142,37 @@ class Consent:
 
     # --- before the call ------------------------------------------------------------------------------------------
 
-    async def before(self, decision: Decision, pairs: Sequence[Pair]) -> Refusal | None:
-        """Whether everybody has agreed to the call; if not, why not, or `decision.challenges` says what to ask."""
+    @staticmethod
+    def asks(decision: Decision, pairs: Sequence[Pair]) -> list[Ask]:
+        """The questions of verdicts that ask."""
+        return [Ask.of(check, verdict, decision.plan.settings) for check, verdict in pairs]
+
+    async def find(self, decision: Decision, phase: Phase, asks: Sequence[Ask]) -> Found | None:
+        """What the store has about questions, in one round trip; None where there are none or nobody can be asked."""
+        if self._approvals is None or not asks:
+            return None
+        return await self._approvals.find(self._call(decision), phase, asks)
+
+    def standing(self, decision: Decision, asks: Sequence[Ask], found: Found | None) -> Standing:
+        """How questions stand, by what was found about them, at least; open where nobody could look."""
+        if self._approvals is None or found is None:
+            return Standing(open=list(asks))
         settings = decision.plan.settings
-        asks = [Ask.of(check, verdict, settings) for check, verdict in pairs]
-        if self._approvals is None:
-            return plain_refusal("approval_unavailable")
-        standing = await self._stand(decision, Phase.BEFORE, asks)
+
+        def serves(grant: Grant, ask: Ask) -> bool:
+            return self.approvers.may_answer(grant.approver, grant.assurance, ask, settings)
+
+        return self._approvals.stand(found, asks, decision.hand, serves)
+
+    async def before(self, decision: Decision, standing: Standing) -> Refusal | None:
+        """Whether everybody has agreed to the call; if not, why not, or `decision.challenges` says what to ask."""
         if standing.declined:
             return plain_refusal("declined")
         if standing.open:
             return self._challenge(decision, Phase.BEFORE, standing.open)
-        if standing.once and not await self._approvals.spend(standing.once):
+        if not await self._spent(standing):
             return plain_refusal("grant_used")
+        decision.hand += [grant for _, grant in standing.once]  # they are good for whatever goes on with this call
         self._remember(decision, standing)
         return None
 
@@ -172,9 +185,9 @@ class Consent:
         """
         if self._approvals is None or not pairs:
             return frozenset(), []
-        asks = [Ask.of(check, verdict, decision.plan.settings) for check, verdict in pairs]
-        standing = await self._stand(decision, Phase.AFTER, asks)
-        if standing.once and not await self._approvals.spend(standing.once):
+        asks = self.asks(decision, pairs)
+        standing = self.standing(decision, asks, await self.find(decision, Phase.AFTER, asks))
+        if not await self._spent(standing):
             return frozenset(), []
         self._remember(decision, standing)
         released = frozenset(number for number, ask in enumerate(asks) if ask in standing.released)
@@ -184,16 +197,11 @@ class Consent:
         """Prepares the challenges for open questions about a result; False where they cannot be asked."""
         return self._challenge(decision, Phase.AFTER, asks) is None
 
-    # --- how questions stand --------------------------------------------------------------------------------------
+    # --- what was agreed to ---------------------------------------------------------------------------------------
 
-    async def _stand(self, decision: Decision, phase: Phase, asks: Sequence[Ask]) -> Standing:
-        assert self._approvals is not None
-        settings = decision.plan.settings
-
-        def serves(grant: Grant, ask: Ask) -> bool:
-            return self.approvers.may_answer(grant.approver, grant.assurance, ask, settings)
-
-        return await self._approvals.stand(self._call(decision), phase, asks, decision.hand, serves)
+    async def _spent(self, standing: Standing) -> bool:
+        """Takes the approvals that are good for one call; False unless every one of them was still there."""
+        return not standing.once or (self._approvals is not None and await self._approvals.spend(standing.once))
 
     def _call(self, decision: Decision) -> Call:
         assert self._approvals is not None
@@ -336,6 +344,7 @@ class Consent:
         )
         leg = await self._approvals.new_leg(ready, settings.approvals.timeout + (GRACE if waits else 0.0))
         if not await self._approvals.put(leg):
+            decision.facts["size"] = len(held or b"")  # too large to be held
             return plain_refusal("approval_unavailable")
         decision.note("asked", {"leg": leg.id, "approver": leg.approver})
         return None
@@ -380,14 +389,7 @@ class Consent:
         found = self.approvers.get(challenge.approver)
         if found is None or found.in_band:
             return Answer(ending="failed")
-        try:
-            async with asyncio.timeout(decision.plan.settings.approvals.timeout):
-                answer = await found.approver.ask(challenge)
-        except TimeoutError:
-            return Answer(ending="timeout")
-        except Exception as error:
-            logger.error("approver %s failed: %s", challenge.approver, type(error).__name__)
-            return Answer(ending="failed")
+        answer = await found.ask(challenge, decision.plan.settings.approvals.timeout)
         return answer if isinstance(answer, Answer) else Answer(ending="failed")
 
     # --- hosts without MCP ----------------------------------------------------------------------------------------

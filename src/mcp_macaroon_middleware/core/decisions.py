@@ -19,6 +19,8 @@ REASONS: Final[dict[str, str]] = {
     "caveat_invalid": "The token does not allow this.",
     "token_expired": "The token does not allow this.",
     "store_unavailable": "The policy could not be evaluated; try again later.",
+    "record_broken": "What is kept about this call cannot be read, so it is refused; try again later.",
+    "limits_apart": "The limits of this call cannot be counted together, so it is refused; tell the operator.",
     "audit_unavailable": "The call cannot be recorded, so it is refused; try again later.",
     "approval_unavailable": "This needs a person's approval, and nobody can be asked here.",
     "approval_required": "This needs a person's approval first.",
@@ -86,7 +88,7 @@ class Decision:
     legs: list[Leg] = field(default_factory=list)
     hand: list[Grant] = field(default_factory=list)
     charged: bool = False
-    beyond: frozenset[BoundCheck] = frozenset()
+    beyond: frozenset[tuple[BoundCheck, Charge]] = frozenset()
     held: bytes | None = field(default=None, repr=False)
     call: Call | None = None
     settled: set[str] = field(default_factory=set)

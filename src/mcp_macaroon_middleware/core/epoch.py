@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import secrets
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Final
 
 from ..plugin.contract import Entry, Store
+from ..plugin.ticks import ticks
 from .sealing import Broken, Sealer
 
 logger: Final = logging.getLogger("mcp_macaroon_middleware")
@@ -45,12 +46,32 @@ class Epoch:
         self._bound = f"{NAME}/{names}"
         self._renewed = renewed
         self._known: _Record | None = None
-        self._looked = 0.0
+        self._looked = self._asked = -math.inf
+        self._told = 0.0
 
     @property
     def begun(self) -> bool:
         """Whether this process has seen the store's epoch, or begun it."""
         return self._known is not None
+
+    async def now(self) -> float:
+        """The store's time: what it told a beat ago at most, and the seconds that have passed here since.
+
+        So nobody has to ask at every decision. It is behind the store's own clock only if that was set since; and what
+        the store ends, it ends by its own clock all the same.
+        """
+        passed = ticks() - self._asked
+        return self._told + passed if passed <= 2 * BEAT else await self._ask()
+
+    async def _ask(self) -> float:
+        """The store's time by the store."""
+        asked = ticks()
+        self._told, self._asked = await self._store.now(), asked
+        return self._told
+
+    def after(self, now: float) -> float:
+        """The store's time `now` for what is approved in this epoch: never from before it, whatever clock began it."""
+        return now if self._known is None else max(now, self._known.since)
 
     async def since(self, entry: Entry | None) -> float:
         """Since when approvals count, in the store's own time. `entry` is what the store has under `NAME`."""
@@ -85,7 +106,9 @@ class Epoch:
 
     async def _begin(self, entry: Entry | None) -> _Record | None:
         """A new epoch from now on; None if somebody else was faster."""
-        now = await self._store.now()
+        now = await self._ask()
+        if self._known is not None:
+            now = max(now, self._known.beat)  # by another server's clock
         record = _Record(id=secrets.token_hex(8), since=now, beat=now)
         return record if await self._written(entry, record) else None
 
@@ -95,11 +118,11 @@ class Epoch:
         So it is at the first look under another key: it must not go with the key that it was sealed under.
         """
         self._known = found
-        if time.monotonic() - self._looked > BEAT:
-            self._looked = time.monotonic()
-            now = await self._store.now()
+        if ticks() - self._looked > BEAT:
+            self._looked = ticks()
+            now = await self._ask()
             if now - found.beat > BEAT or (entry is not None and not self._sealer.is_current(entry.value)):
-                await self._written(entry, _Record(id=found.id, since=found.since, beat=now))
+                await self._written(entry, _Record(id=found.id, since=found.since, beat=max(now, found.beat)))
         return found.since
 
     async def _written(self, entry: Entry | None, record: _Record) -> bool:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from ..model import Challenge, Choice, Phase, Question
 from .asks import Call
@@ -33,7 +33,7 @@ class Leg:
     `approver` is empty for a leg that asked nothing of its own. `seconds` says how long an approval for a period would
     last, for each list of choices. `grants` are what earlier legs of the same call were given; `charged` says that its
     limits have been; `rounds` counts the legs in which the component itself asked. `held` is the finished result, if
-    the component ran. Times are the store's own, in seconds.
+    the component ran. Times are the store's own, in seconds; `taken_at`, when it was taken from there, is not stored.
     """
 
     id: str
@@ -49,6 +49,7 @@ class Leg:
     charged: bool = False
     rounds: int = 0
     held: bytes | None = field(default=None, repr=False)
+    taken_at: float = 0.0
 
     @property
     def challenge(self) -> Challenge:
@@ -64,7 +65,7 @@ class Leg:
 
     def to_bytes(self) -> bytes:
         """The leg, to be sealed."""
-        facts = {name: value for name, value in asdict(self).items() if name != "held"}
+        facts = {name: value for name, value in asdict(self).items() if name not in UNWRITTEN}
         head = json.dumps({**facts, "phase": self.phase.value, "holds": self.held is not None}).encode()
         return len(head).to_bytes(4, "big") + head + (self.held or b"")
 
@@ -88,6 +89,9 @@ class Leg:
             rounds=facts["rounds"],
             held=raw[end:] if facts["holds"] else None,
         )
+
+
+UNWRITTEN: Final = ("held", "taken_at")
 
 
 def _asked(facts: Mapping[str, Any]) -> Asked:

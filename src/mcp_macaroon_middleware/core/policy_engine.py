@@ -79,15 +79,13 @@ class PolicyEngine:
         self._audit = audit
         self._pen = Recorder(audit)
         self._handles: dict[str, Store] = {}
-        self._runner = Runner(self._clock, self._handle)
+        self._runner = Runner(self._clock, self._handle, audit.event)
         self.judge = Judge(self._runner, self._clock)
         self.caveats = CaveatBooks()
         self._calls = agnostic.OpenCalls()
         approvals = None
         if keys is not None:
-            approvals = Approvals(
-                keys=keys, store=store, audience=plan.settings.audience, clock=self._clock, event=audit.event
-            )
+            approvals = Approvals(keys=keys, store=store, audience=plan.settings.audience, event=audit.event)
         self._approvals = approvals
         self.consent = Consent(approvals, approvers or Approvers())
 
@@ -225,18 +223,26 @@ class PolicyEngine:
         if refusal is not None:
             return self._refused(decision, refusal)
         tallies = (holder,) if decision.plan.settings.mode == "shadow" else (operator, holder)
-        lines = [line for tally in tallies for line in tally.charges]
-        passed = [] if decision.charged else await charging.look(self._store, decision, lines)
-        closed = [(check, line) for check, line in passed if line.effect is Effect.DENY]
+        lines = [] if decision.charged else [line for tally in tallies for line in tally.charges]
+        asks = self.consent.asks(decision, [pair for tally in tallies for pair in tally.asks])
+        more = charging.questions(decision, lines)
+        find = self.consent.find(decision, Phase.BEFORE, [*asks, *more.values()])
+        if more:  # what they ask depends on both: one round trip
+            found, passed = await asyncio.gather(find, charging.look(self._store, decision, lines))
+        else:
+            found, passed = await find, []
+        asks += [more[line] for line in passed if line in more]
+        standing = self.consent.standing(decision, asks, found)
+        if not (more or standing.settled):
+            passed = await charging.look(self._store, decision, lines)
+        closed = [line for line in passed if line not in more]
         refusal = await charging.refused(self._store, decision, closed) if closed else None
         if refusal is not None:
             return self._refused(decision, refusal)
-        more = charging.more([(check, line) for check, line in passed if line.effect is Effect.ASK])
-        asks = [ask for tally in tallies for ask in tally.asks] + more
-        refusal = await self.consent.before(decision, asks) if asks else None
+        refusal = await self.consent.before(decision, standing)
         if refusal is not None:
             return self._refused(decision, refusal)
-        decision.beyond = frozenset(check for check, _ in more)
+        decision.beyond = frozenset(passed)
         if not decision.challenges:
             return None
         decision.effect, decision.refusal = Effect.ASK, plain_refusal("approval_required")
@@ -428,6 +434,9 @@ class PolicyEngine:
             if outcome.effect is Effect.ALLOW and apply is not None:
                 return Outcome(effect=Effect.ALLOW, redaction=outcome.redaction, applied=apply(outcome.redaction))
         except (ResultWithheld, StoreUnavailable) as error:
+            size = getattr(error, "size", None)
+            if size is not None:
+                decision.facts["size"] = size
             return Outcome(effect=Effect.DENY, refusal=plain_refusal(error.code, reason=WITHHELD))
         except Exception as error:
             logger.error("a result could not be redacted: %s", type(error).__name__)

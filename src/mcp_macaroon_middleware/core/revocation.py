@@ -1,26 +1,29 @@
 """What is revoked: tokens and branches by id, principals before an instant, keys. Immediate wherever it is shared.
 
-A record that forbids is believed even if it cannot be read, and is remembered in memory. It verifies no signature.
+A record that forbids is believed even if it cannot be read. What this server has revoked or seen revoked it also keeps
+in memory, bounded, so that nothing comes back here when the record is gone (law L5). It verifies no signature.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
+import math
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from ..errors import StoreUnavailable
 from ..model import Principal
 from ..plugin.contract import Entry, Store
 from ..tokens import VerifiedToken
 from . import epoch
-from .forbidden import Forbidden
+from .forbidden import Forbidden, Latest
 from .sealing import Broken, Sealer
 
 LASTS: Final = 3670 * 86_400.0
 """Seconds that a revocation is kept: longer than any token lives."""
 SKEW: Final = timedelta(seconds=30)
+TRIES: Final = 16
 
 
 class Revocations:
@@ -41,6 +44,7 @@ class Revocations:
         self._digest = digest
         self._event = event
         self._known = Forbidden()
+        self._instants = Latest()
 
     def __repr__(self) -> str:
         return "Revocations(…)"
@@ -54,7 +58,7 @@ class Revocations:
         """
         ids = [self._id_name(part) for part in (*token.lineage, f"key {token.key_id}")]
         whole = self._principal_name(principal)
-        if any(name in self._known for name in ids):
+        if any(name in self._known for name in ids) or token.issued_at.timestamp() <= self._instants.of(whole):
             return "token_revoked"
         found = await self._store.get([epoch.NAME, whole, *ids])
         if any(entry is not None for entry in found[2:]):
@@ -62,32 +66,34 @@ class Revocations:
                 if entry is not None:
                     self._known.add(name, LASTS)
             return "token_revoked"
-        if self._before(whole, found[1], token.issued_at):
+        if token.issued_at.timestamp() <= self._instant(whole, found[1]):
             return "token_revoked"
         since = await self._epoch.since(found[0])
         if self._store.durable and (token.issued_at + SKEW).timestamp() < since:
             return "token_before_epoch"
         return None
 
-    def _before(self, name: str, entry: Entry | None, issued_at: datetime) -> bool:
-        """Whether a principal's tokens of that time are revoked. A record that cannot be read revokes all of them."""
+    def _instant(self, name: str, entry: Entry | None) -> float:
+        """Up to when the store revokes a principal's tokens; a record that cannot be read revokes all of them."""
         if entry is None:
-            return False
+            return -math.inf
         try:
-            return issued_at.timestamp() <= float(json.loads(self._sealer.open("record", name, entry.value)))
+            instant = float(json.loads(self._sealer.open("record", name, entry.value)))
         except (Broken, ValueError, TypeError):
-            return True
+            return math.inf
+        self._instants.tell(name, instant)
+        return instant
 
     # --- revoking -------------------------------------------------------------------------------------------------
 
     async def revoke(self, part: str) -> None:
         """Revokes a token or a branch by its id, and with it everything that was narrowed from it."""
-        await self._put(self._id_name(part), 0.0)
+        await self._forbid(part)
         self._event("revoked", {"id": part})
 
     async def revoke_key(self, key_id: str) -> None:
         """Revokes every token signed with a key."""
-        await self._put(self._id_name(f"key {key_id}"), 0.0)
+        await self._forbid(f"key {key_id}")
         self._event("revoked", {"key": key_id})
 
     async def revoke_principal(self, principal: Principal, before: datetime) -> None:
@@ -95,23 +101,39 @@ class Revocations:
         if before.tzinfo is None:
             raise ValueError("an instant needs a time zone")
         name = self._principal_name(principal)
-        at = before.timestamp()
-        there = (await self._store.get([name]))[0]
-        if there is not None:
-            with contextlib.suppress(Broken, ValueError, TypeError):  # then it is written anew, and says it again
-                at = max(at, float(json.loads(self._sealer.open("record", name, there.value))))
-        await self._put(name, at)
+        self._instants.tell(name, before.timestamp())
+        await self.begin()
+        at = await self._move_on(name, before.timestamp())
         self._event("revoked", {"subject": principal.subject, "before": datetime.fromtimestamp(at, UTC).isoformat()})
+
+    async def _move_on(self, name: str, at: float) -> float:
+        """Moves a principal's instant on in the store, whoever else does so at the same time; where it is then.
+
+        A record that cannot be read has revoked everything, so that it is written anew up to now. Raises
+        `StoreUnavailable` where others are faster at every try.
+        """
+        for _ in range(TRIES):
+            (there,) = await self._store.get([name])
+            known = self._instant(name, there)
+            if at <= known < math.inf:
+                return known
+            at = max(at, await self._store.now() if known == math.inf else at)
+            value = self._sealer.seal("record", name, json.dumps(at).encode())
+            if await self._store.swap(name, there.version if there is not None else None, value, LASTS):
+                self._instants.tell(name, at)
+                return at
+        raise StoreUnavailable("others change this revocation at every try")
 
     async def begin(self) -> float:
         """Makes sure that the store has an epoch, so that tokens minted from now on count; since when it lasts."""
         return await self._epoch.since((await self._store.get([epoch.NAME]))[0])
 
-    async def _put(self, name: str, value: float) -> None:
-        if name.startswith("revoked/id/"):
-            self._known.add(name, LASTS)
+    async def _forbid(self, part: str) -> None:
+        """Keeps an id for good: here first, so that this server forbids it even if the store cannot be reached."""
+        name = self._id_name(part)
+        self._known.add(name, LASTS)
         await self.begin()
-        await self._store.put(name, self._sealer.seal("record", name, json.dumps(value).encode()), LASTS)
+        await self._store.put(name, self._sealer.seal("record", name, b"0.0"), LASTS)
 
     def _id_name(self, part: str) -> str:
         return "revoked/id/" + self._digest("revoked", part)
