@@ -15,6 +15,7 @@ from mcp_macaroon_middleware.core.audit import AuditLog, SinkSlot
 from mcp_macaroon_middleware.core.binding import PlanSettings
 from mcp_macaroon_middleware.core.plan import Plan, compile_plan
 from mcp_macaroon_middleware.core.policy_engine import PolicyEngine
+from mcp_macaroon_middleware.host.registry import PluginInfo
 from mcp_macaroon_middleware.model import Action, Component, Kind, Principal, RequestContext, Rule
 from mcp_macaroon_middleware.plugin.contract import ApproverContext, ApproverType, EnforcerType
 from mcp_macaroon_middleware.rules import parse_rule, rule_from_mapping
@@ -49,7 +50,7 @@ class Enforcers:
     """What the engine asks of a registry."""
 
     def __init__(self, types: Sequence[EnforcerType], approvers: Sequence[ApproverType] = ()) -> None:
-        plugin = SimpleNamespace(name="lab")
+        plugin = PluginInfo(name="lab", distribution="mcp-macaroon-lab", version="1.2")
         self.enforcers = {t.name: SimpleNamespace(contribution=t, plugin=plugin) for t in types}
         self.approvers = {t.name: SimpleNamespace(contribution=t, plugin=plugin) for t in (*APPROVERS, *approvers)}
 

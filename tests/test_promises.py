@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -199,3 +201,70 @@ def test_the_readme_shows_the_measured_table() -> None:
     figures = README.partition("bench --write -->")[2].partition("<!-- /figures")[0]
     assert "guarded, 20" in figures
     assert "ratio" in figures
+
+
+LEFT_OUT = """
+import pytest
+
+def test_runs() -> None: ...
+
+@pytest.mark.skipif(True, reason="file modes")
+def test_of_another_system() -> None: ...
+
+@pytest.mark.skipif(True, reason="needs a Redis or Valkey server")
+def test_marked() -> None: ...
+
+def test_inside() -> None:
+    pytest.skip("no valkey server here")
+
+@pytest.fixture
+def server() -> None:
+    pytest.skip("no redis server here")
+
+def test_fixture(server: None) -> None: ...
+
+@pytest.mark.parametrize("kind", [])
+def test_for_none(kind: str) -> None: ...
+
+@pytest.mark.skip
+def test_without_a_reason() -> None: ...
+"""
+WHOLE = "import pytest\npytest.importorskip('there_is_no_such_module')\n"
+
+
+@pytest.mark.parametrize("gate", [True, False])
+def test_where_the_gate_runs_a_test_that_is_left_out_fails(tmp_path: Path, gate: bool) -> None:
+    shutil.copy(ROOT / "tests" / "conftest.py", tmp_path)
+    (tmp_path / "test_parts.py").write_text(LEFT_OUT, encoding="utf-8")
+    (tmp_path / "test_whole.py").write_text(WHOLE, encoding="utf-8")
+    environment = {name: value for name, value in os.environ.items() if name != "CI"} | ({"CI": "true"} if gate else {})
+    command = [sys.executable, "-m", "pytest", "-q", "--rootdir", ".", "-p", "no:cacheprovider", "-p", "no:randomly"]
+    command += ["--continue-on-collection-errors"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode == 0) is not gate, done.stdout
+    expected = "1 failed, 1 passed, 1 skipped, 5 errors" if gate else "1 passed, 7 skipped"
+    assert expected in done.stdout, done.stdout
+    for why in ("a Redis or Valkey server", "no valkey server", "no redis server", "there_is_no_such_module", "empty"):
+        assert ("does not allow: " in done.stdout and why in done.stdout) is gate
+
+
+def test_every_reason_to_leave_a_test_out_is_one_that_a_test_gives() -> None:
+    given = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "tests").rglob("test_*.py")))
+    given += "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "plugins").rglob("test_*.py")))
+    reasons = conftest_of(ROOT / "tests").MAY_BE_LEFT_OUT
+    assert [reason for reason in reasons if f'reason="{reason}"' not in given] == []
+
+
+def test_no_test_of_a_plugin_is_left_out() -> None:
+    for path in (ROOT / "plugins").rglob("test_*.py"):
+        assert not re.search(r"\bskip(if)?\b|importorskip|xfail", path.read_text(encoding="utf-8")), path
+
+
+def conftest_of(folder: Path) -> Any:
+    """The module that pytest has of a folder's conftest."""
+    spec = importlib.util.spec_from_file_location("conftest_read_anew", folder / "conftest.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -6,9 +6,9 @@ key, a token, a signature or a protected value (law L7).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 if TYPE_CHECKING:
     from .model import Challenge
@@ -56,11 +56,24 @@ class Diagnostic:
         )
         lines = [head]
         if self.source_line and self.column:
-            lines.append("    " + self.source_line)
-            lines.append("    " + " " * (self.column - 1) + "^" * max(1, self.length))
+            line, column = self._excerpt()
+            lines.append("    " + line)
+            lines.append("    " + " " * (column - 1) + "^" * max(1, min(self.length, len(line) - column + 1)))
         if self.hint:
             lines.append(f"    {self.hint}")
         return "\n".join(lines)
+
+    def _excerpt(self) -> tuple[str, int]:
+        """The line, and the column in it. A line that no screen shows is cut around the place."""
+        if len(self.source_line) <= WIDEST and self.column <= WIDEST:
+            return self.source_line, self.column
+        start = max(0, min(self.column, len(self.source_line)) - WIDEST // 2)
+        left, right = "…" if start else "", "…" if start + WIDEST < len(self.source_line) else ""
+        return f"{left}{self.source_line[start : start + WIDEST]}{right}", self.column - start + len(left)
+
+
+WIDEST: Final = 400
+"""The most characters of a line that a diagnostic shows."""
 
 
 class ConfigError(MacaroonError):
@@ -101,14 +114,26 @@ class TokenInvalid(MacaroonError):
 class DischargeRefused(MacaroonError):
     """A service does not discharge a caveat, or is not known to the holder; the message says what to do.
 
-    `status` is the service's HTTP status, where it answered.
+    Where the service answered: `status` is its HTTP status, `refusal` its own code (`other_subject`, …). With
+    `approval_required` a person must answer first; `challenges` are the questions as the service wrote them, each with
+    `id`, `message`, `choices` and `expires`.
     """
 
     code = "discharge_refused"
 
-    def __init__(self, message: str = "", *, code: str | None = None, status: int | None = None) -> None:
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        code: str | None = None,
+        status: int | None = None,
+        refusal: str = "",
+        challenges: tuple[Mapping[str, Any], ...] = (),
+    ) -> None:
         super().__init__(message, code=code)
         self.status = status
+        self.refusal = refusal
+        self.challenges = challenges
 
 
 class KeyRingError(MacaroonError):
@@ -148,9 +173,16 @@ class ArgumentsInvalid(MacaroonError):
 
 
 class ResultWithheld(MacaroonError):
-    """A result cannot be redacted with certainty, so nothing of it may leave."""
+    """A result cannot be redacted with certainty, so nothing of it may leave.
+
+    `size` is the number of characters of one that is too large, as far as they were counted; the audit has it.
+    """
 
     code = "redaction_failed"
+
+    def __init__(self, message: str = "", *, code: str | None = None, size: int | None = None) -> None:
+        super().__init__(message, code=code)
+        self.size = size
 
 
 class PolicyViolationError(MacaroonError):

@@ -109,3 +109,22 @@ def test_what_runs_has_one_key_for_all_of_its_names() -> None:
     first = Component(kind=Kind.TOOL, name="a", names=("a", "leaf"), server="s")
     alias = Component(kind=Kind.TOOL, name="b", names=("b", "leaf"), server="s")
     assert first.key == alias.key != Component(kind=Kind.TOOL, name="a", names=("a", "leaf"), server="z").key
+
+
+@pytest.mark.threat("O01", "FI11")
+def test_once_records_can_be_written_again_one_says_how_many_were_not() -> None:
+    records = Records()
+    log = AuditLog([SinkSlot(name="list", sink=records, required=True)], digest_key=b"k" * 32)
+    log.event("start", {})
+    records.broken = True
+    for _ in range(3):
+        with pytest.raises(AuditUnavailable):
+            log.event("lost", {})
+    records.broken = False
+    log.event("back", {})
+    log.event("on", {})
+    assert [record["event"] for record in records] == ["start", "back", "unrecorded", "on"]
+    told = records[2]
+    assert told["count"] == 3
+    assert records[0]["time"] <= told["since"] <= told["time"]
+    assert [record["seq"] for record in records] == [1, 5, 6, 7]

@@ -28,6 +28,7 @@ RULES: list[Any] = [
     "bf:user:rate_limit:allow:100/hour",
     "af:user:field_access:elicit:email",
     "bf:never:tool_access:deny",
+    "bf:plain:tool_access:allow",
     "bf:free:tool_access:allow",
     "bf:free:rate_limit:allow:1000/hour",
     "bf:work:tool_access:allow",
@@ -71,12 +72,16 @@ class Office:
             return "free"
 
         @server.tool
+        def plain() -> str:
+            return "plain"
+
+        @server.tool
         def never() -> str:
             self.done.append("never")
             return "never"
 
         settings = {"store": store, "audience": secrets.token_hex(8), **config}
-        self.guarded: Guarded = guarded(server, RULES, config=settings, redis={"timeout": 1.0})
+        self.guarded: Guarded = guarded(server, RULES, config=settings, redis={"timeout": TIMEOUT})
 
     @asynccontextmanager
     async def client(self, era: str = "auto") -> AsyncIterator[Client[Any]]:
@@ -107,7 +112,7 @@ async def test_wherever_the_store_is_cut_off_while_an_approval_is_used_the_tool_
     for number in range(1, 30):
         shears = Shears(redis.port)
         async with served(shears.carry) as address:
-            office = Office(address)
+            office = await asyncio.to_thread(Office, address)  # a start waits for its store
             async with office.client() as caller:
                 asked = await question(caller)
                 shears.arm(number, before=before)
@@ -131,7 +136,7 @@ async def test_wherever_the_store_is_cut_off_while_an_approval_is_used_the_tool_
     assert lost, "what is used counts as used, though its call never ran"
 
 
-@pytest.mark.threat("FI8", "FI16")
+@pytest.mark.threat("FI8")
 @pytest.mark.parametrize("before", [True, False], ids=["before it is done", "before the answer"])
 async def test_wherever_the_store_is_cut_off_while_a_result_is_held_it_is_given_out_once_at_most(
     redis: RedisServer, before: bool
@@ -139,7 +144,7 @@ async def test_wherever_the_store_is_cut_off_while_a_result_is_held_it_is_given_
     for number in range(1, 30):
         shears = Shears(redis.port)
         async with served(shears.carry) as address:
-            office = Office(address)
+            office = await asyncio.to_thread(Office, address)  # a start waits for its store
             async with office.client() as caller:
                 asked = await question(caller, "user", id=7)
                 shears.arm(number, before=before)
@@ -197,22 +202,73 @@ async def test_a_store_that_dies_refuses_calls_soon_and_returns_without_a_restar
         await until(lambda: outcome(caller, "work"), "ok")
 
 
+TIMEOUT = 1.0
+PAUSE = 3.0
+"""Seconds. The threat list says ten; three are three times the store's own timeout, which is what matters."""
+
+
+class Beats:
+    """Calls that need no store, one after another, for as long as the block runs: how long each took."""
+
+    def __init__(self, *clients: Client[Any]) -> None:
+        self._clients = clients
+        self.took: list[float] = []
+
+    async def __aenter__(self) -> Beats:
+        self._began = time.monotonic()
+        self._task = asyncio.create_task(self._beat())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+        self.seconds = time.monotonic() - self._began
+
+    async def _beat(self) -> None:
+        while True:
+            for each in self._clients:
+                began = time.monotonic()
+                assert await outcome(each, "plain") == "ok"
+                self.took.append(time.monotonic() - began)
+            await asyncio.sleep(0.005)
+
+    @property
+    def rate(self) -> float:
+        """Calls a second."""
+        return len(self.took) / self.seconds
+
+
 @pytest.mark.threat("FI4", "N03")
 async def test_a_store_that_hangs_holds_up_only_who_needs_it(redis: RedisServer) -> None:
-    office = Office(redis.url())
-    async with office.client() as caller:
+    office, bare = Office(redis.url()), FastMCP[Any]("bare")
+
+    @bare.tool
+    def plain() -> str:
+        return "plain"
+
+    async with office.client() as caller, Client(bare) as unguarded:
         assert await outcome(caller, "free") == "ok"
+        async with Beats(caller, unguarded) as control:
+            await asyncio.gather(*(outcome(caller, "free") for _ in range(30)))
+            await asyncio.sleep(PAUSE / 3)
         redis.pause()
-        waiting = [asyncio.create_task(outcome(caller, "free")) for _ in range(30)]
-        worst = 0.0
-        while not all(task.done() for task in waiting):
-            began = time.monotonic()
-            await asyncio.sleep(0.005)
-            worst = max(worst, time.monotonic() - began - 0.005)
-        assert {await task for task in waiting} == {"store_unavailable"}
-        assert worst < 0.25, "the event loop stood still"
+        async with Beats(caller, unguarded) as paused:
+            waiting = []
+            for _ in range(6):
+                waiting += [asyncio.create_task(outcome(caller, "free")) for _ in range(10)]
+                await asyncio.sleep((PAUSE - TIMEOUT) / 10)
+            refused = await asyncio.wait_for(asyncio.gather(*waiting), PAUSE)
+            await asyncio.sleep(PAUSE - TIMEOUT)
+            assert await asyncio.wait_for(outcome(caller, "free"), 2 * TIMEOUT) == "store_unavailable"
+        assert set(refused) == {"store_unavailable"}, "each ended by its own timeout, while the store still stood"
+        assert paused.rate > control.rate / 4, "who needs no store was held up"
+        assert max(paused.took) < max(TIMEOUT / 2, 3 * max(control.took)), "the event loop stood still"
         redis.resume()
         await until(lambda: outcome(caller, "free"), "ok")
+        assert office.guarded.exactly_one_end_each()
+        ends = [end[1:] for end in office.guarded.ends if end[0] == "free" and end[1] != "ok"]
+        assert set(ends) == {("denied", "store_unavailable")}
 
 
 @pytest.mark.threat("FI5")

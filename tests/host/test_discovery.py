@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from mcp_macaroon_middleware.errors import Diagnostic
+from mcp_macaroon_middleware.host.contributions import HOOKS
 from mcp_macaroon_middleware.host.discovery import Discovery, DiscoveryOptions, PluginInfo, discover
-from mcp_macaroon_middleware.plugin import StoreType, Verdict, enforcer, policy_enforcer
+from mcp_macaroon_middleware.plugin import KeySourceType, StoreType, Verdict, enforcer, policy_enforcer
 
 HEAD = "from mcp_macaroon_middleware.plugin import *\nfrom mcp_macaroon_middleware.plugin import hookimpl, enforcer\n"
 
@@ -175,6 +176,7 @@ FAILING = {
     "grants": (HEAD + "x = EnforcerType(name='a', check=print, grants=True)", "only tool_access grants"),
     "scheme": (HEAD + "x = StoreType(scheme='A B', open=print)", "cannot be the name of a store"),
     "store": (HEAD + "x = StoreType(scheme='a', open=None)", "open cannot be called"),
+    "store timeout": (HEAD + "x = StoreType(scheme='a', open=print, timeout=-1)", "timeout is not a number"),
     "sink": (HEAD + "x = AuditSinkType(name='a', open=print, options=int)", "options is not a subclass"),
     "decorator name": (HEAD + "@enforcer('a b')\ndef f(check): ...", "cannot be a policy's name"),
     "decorator signature": (HEAD + "@enforcer('ab')\ndef f(check, more): ...", "takes one argument"),
@@ -197,6 +199,37 @@ def test_a_plugin_that_fails_is_an_error_in_one_line_and_the_others_still_load(s
     for part in ("acme-bad 0.7", "entry point acme_bad = acme_bad", expected):
         assert part in problem.message
     assert "disable: [acme_bad]" in problem.hint
+    assert discovery.registry.enforcer("good_hours") is not None
+
+
+MATRIX = {
+    "raises": ("raise OSError('no')", "raised OSError: no"),
+    "exits": ("raise SystemExit(0)", "raised SystemExit"),
+    "cancels": ("import asyncio; raise asyncio.CancelledError", "raised CancelledError"),
+    "fails half-way": ("yield from ()\n    1 / 0", "raised ZeroDivisionError"),
+    "answers nothing": ("return None", "returned NoneType"),
+    "answers a text": ("return 'x'", "returned str"),
+    "answers later": ("async def f(): ...\n    return f()", "is async"),
+    "answers in parts, later": ("async def f(): yield 1\n    return f()", "returned async_generator"),
+    "yields rubbish": ("yield {}", "yielded dict, not"),
+    "never ends": ("while True: yield None", "yields more than 1000"),
+}
+
+
+@pytest.mark.threat("FI17", "FI18", "M07")
+@pytest.mark.parametrize("fault", MATRIX, ids=lambda fault: fault.replace(" ", "-"))
+@pytest.mark.parametrize("hook", HOOKS)
+def test_every_hook_that_fails_at_the_start_is_an_error_in_one_line(site: Any, hook: str, fault: str) -> None:
+    body, expected = MATRIX[fault]
+    site.distribution("acme-bad", HEAD + f"@hookimpl\ndef {hook}():\n    {body}\n", version="0.7")
+    hours(site, "acme-good", "good_hours")
+    discovery = found("acme-bad", "acme-good")
+    (problem,) = errors(discovery)
+    assert problem.code == "plugin_failed"
+    assert f"{hook} {expected}" in problem.message
+    assert "\n" not in problem.message
+    assert "acme-bad 0.7" in problem.message
+    assert (info(discovery, "acme_bad").status, info(discovery, "acme_bad").provides) == ("failed", ())
     assert discovery.registry.enforcer("good_hours") is not None
 
 
@@ -463,9 +496,11 @@ def test_the_application_can_give_contributions_functions_and_modules(site: Any)
 
     module = ModuleType("app_module")
     module.store = StoreType(scheme="acme", open=print)  # type: ignore[attr-defined, arg-type]
-    discovery = discover(DiscoveryOptions(allow=()), application=[given, ours, module])
+    safe = KeySourceType(scheme="safe", fetch=lambda name, context: name)
+    discovery = discover(DiscoveryOptions(allow=()), application=[given, ours, module, safe])
     assert errors(discovery) == []
-    assert info(discovery, "application").provides == ("enforcer our_own", "enforcer given", "store acme")
+    provides = ("enforcer our_own", "enforcer given", "store acme", "key source safe")
+    assert info(discovery, "application").provides == provides
 
 
 def test_what_is_no_contribution_is_told(site: Any) -> None:

@@ -1,4 +1,6 @@
-"""The approvers that a file names, opened once; and which of them may be asked a question. It asks nobody itself."""
+"""The approvers that a file names, opened once; and which of them may be asked a question. Whatever one of them does
+wrong is no approval (law L2).
+"""
 
 from __future__ import annotations
 
@@ -7,10 +9,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from ..model import Assurance
-from ..plugin.contract import Approver, ApproverType
+from ..model import Answer, Assurance, Challenge, Reply
+from ..plugin.contract import Approver, ApproverType, Pending
 from .asks import Ask, Asking
 from .binding import PlanSettings
+from .deadline import now, within
 
 logger: Final = logging.getLogger("mcp_macaroon_middleware")
 
@@ -37,10 +40,39 @@ class OpenApprover:
         if self.in_band and not asking.forms:
             return False
         try:
-            return self.approver.available() is True
+            return now(self.approver.available) is True
         except Exception as error:
-            logger.error("approver %s failed: %s", self.name, type(error).__name__)
+            self._failed(error)
             return False
+
+    async def ask(self, challenge: Challenge, seconds: float) -> Answer | Pending:
+        """What the approver says to a question within this time; a fault is an answer that allows nothing."""
+        try:
+            said = await within(seconds, lambda: self.approver.ask(challenge))
+        except TimeoutError:
+            return Answer(ending="timeout")
+        except Exception as error:
+            return self._failed(error)
+        return said if isinstance(said, Answer | Pending) else self._failed(TypeError())
+
+    def read(self, challenge: Challenge, reply: Reply) -> Answer:
+        """What a client's reply says, by the approver's own reading of it; a fault is an answer that allows nothing."""
+        try:
+            said = now(lambda: self.approver.read(challenge, reply))
+        except Exception as error:
+            return self._failed(error)
+        return said if isinstance(said, Answer) else self._failed(TypeError())
+
+    async def close(self) -> None:
+        """Closes it; one that fails at that is left as it is."""
+        try:
+            await within(CLOSING, self.approver.close)
+        except Exception as error:
+            logger.error("approver %s could not be closed: %s", self.name, type(error).__name__)
+
+    def _failed(self, error: Exception) -> Answer:
+        logger.error("approver %s failed: %s", self.name, type(error).__name__)
+        return Answer(ending="failed")
 
 
 class Approvers:
@@ -90,7 +122,8 @@ class Approvers:
     async def close(self) -> None:
         """Closes all of them; one that fails does not keep the others open."""
         for found in self._opened.values():
-            try:
-                await found.approver.close()
-            except Exception as error:
-                logger.error("approver %s could not be closed: %s", found.name, type(error).__name__)
+            await found.close()
+
+
+CLOSING: Final = 5.0
+"""Seconds that an approver has to withdraw its questions when the server ends."""

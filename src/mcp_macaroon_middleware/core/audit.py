@@ -11,15 +11,16 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from pydantic_core import to_json, to_jsonable_python
 
-from ..errors import AuditUnavailable
+from ..errors import ArgumentsInvalid, AuditUnavailable
 from ..model import Component, Principal, RequestContext, thawed
 from ..plugin.contract import AuditSink
+from .deadline import now, settled
 
 logger: Final = logging.getLogger("mcp_macaroon_middleware")
 
@@ -39,7 +40,8 @@ class SinkSlot:
 class AuditLog:
     """Numbers records, removes what must not be written, and hands them to every sink.
 
-    Raises `AuditUnavailable` where a required sink, or every sink, failed to record.
+    Raises `AuditUnavailable` where a required sink, or every sink, failed to record. Once records can be written again,
+    the event `unrecorded` says how many were not (what was refused meanwhile left none), and since when.
     """
 
     def __init__(
@@ -51,6 +53,8 @@ class AuditLog:
         self.boot = secrets.token_hex(8)
         self.failures = 0
         self._sequence = 0
+        self._missing = 0
+        self._missing_since = 0.0
         self._components: dict[Component, dict[str, Any]] = {}
 
     def __repr__(self) -> str:
@@ -67,19 +71,36 @@ class AuditLog:
         recorded, lost = False, not self._slots
         for slot in self._slots:
             try:
-                slot.sink.write(record)
+                write: Callable[[Mapping[str, Any]], object] = slot.sink.write
+                settled(write(record))  # what is to come later is no record
                 recorded = True
-            except Exception as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # a sink must not end the program either
                 self.failures += 1
                 logger.error("audit sink %s cannot record: %s", slot.name, type(error).__name__)
                 lost = lost or slot.required
         if lost or not recorded:
+            self._missing_since = self._missing_since or record["time"]
+            self._missing += 1
             raise AuditUnavailable("the audit record could not be written")
+        if self._missing:
+            self._tell_missing(self._missing, self._missing_since)
+
+    def _tell_missing(self, count: int, since: float) -> None:
+        self._missing, self._missing_since = 0, 0.0
+        try:
+            self.event("unrecorded", {"count": count, "since": since})
+        except AuditUnavailable:
+            self._missing, self._missing_since = count, since
 
     def close(self) -> None:
-        """Closes every sink."""
+        """Closes every sink; one that fails at that keeps no other open."""
         for slot in self._slots:
-            slot.sink.close()
+            try:
+                now(slot.sink.close)
+            except Exception as error:
+                logger.error("audit sink %s could not be closed: %s", slot.name, type(error).__name__)
 
     # --- what a record says about a request -----------------------------------------------------------------------
 
@@ -121,12 +142,18 @@ class AuditLog:
         }
 
     def digest(self, name: str, value: Any) -> str:
-        """A keyed digest of one argument: equal for equal values, and not to be reversed without the key."""
+        """A keyed digest of one argument: equal for equal values, and not to be reversed without the key.
+
+        Raises `ArgumentsInvalid` for one that is nested too deep to be written down.
+        """
         # A lone surrogate is JSON that a client can send, and nothing that UTF-8 can say: json.dumps escapes it.
         if name.isascii() and (value is None or isinstance(value, int | float) or _is_ascii(value)):
             text = to_json([name, value])
         else:
-            text = json.dumps([name, value], sort_keys=True, default=_plain).encode()
+            try:
+                text = json.dumps([name, value], sort_keys=True, default=_plain).encode()
+            except RecursionError:
+                raise ArgumentsInvalid("an argument is nested too deep to be recorded") from None
         return "hmac:" + hmac.digest(self._key, text, "sha256").hex()[:DIGEST_CHARACTERS]
 
 

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from ..model import Action, Assurance, Edit, Phase, Rule, Selector
 from ..plugin.contract import EnforcerType, Params, RuleView
+from .deadline import now
 
 if TYPE_CHECKING:
     from ..host.registry import Registry
@@ -63,7 +64,10 @@ class RuleProblem:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class BoundCheck:
-    """One rule bound to its enforcer and its validated params. `judged` is the action that the enforcer sees."""
+    """One rule bound to its enforcer and its validated params. `judged` is the action that the enforcer sees.
+
+    `reads_arguments` and `may_withhold` are what the enforcer says of these params, asked once: no request asks it.
+    """
 
     rule: Rule
     enforcer: EnforcerType
@@ -71,9 +75,13 @@ class BoundCheck:
     view: RuleView
     judged: Action
     plugin: str = ""
+    distribution: str = ""
+    version: str = ""
     settings: Any = field(default=None, repr=False)
     from_token: bool = False
     scope: tuple[str, ...] = ()
+    reads_arguments: bool = True
+    may_withhold: Sequence[Edit] | None = None
 
     @property
     def grants_only(self) -> bool:
@@ -95,17 +103,9 @@ class BoundCheck:
         """Whether it depends on the principal or the time that the rule applies at all."""
         return self.rule.for_ is not None or self.rule.except_ is not None or self.rule.expires is not None
 
-    @property
-    def reads_arguments(self) -> bool:
-        """Whether this check, with its params, looks at the arguments."""
-        reads = self.enforcer.reads_arguments
-        return reads(self.params) if callable(reads) else reads
-
     def edits(self) -> Sequence[Edit] | None:
         """Everything the check can ever withhold; None where it cannot tell."""
-        if self.enforcer.may_withhold is None:
-            return None
-        return self.enforcer.may_withhold(self.params, self.judged)
+        return self.may_withhold
 
 
 def bind_rule(
@@ -132,9 +132,10 @@ def bind_rule(
         params = bind_params(enforcer.params, rule)
     except ValidationError as error:
         return _params_problem(rule, enforcer, error)
-    wrong = _wrong_params(enforcer, params, judged, rule)
-    if wrong is not None:
-        return RuleProblem(rule=rule, code="bad_params", message=f"{rule.policy}: {wrong}", param_index=0)
+    said = _said(enforcer, params, judged, rule)
+    if isinstance(said, str):
+        return RuleProblem(rule=rule, code="bad_params", message=f"{rule.policy}: {said}", param_index=0)
+    reads_arguments, may_withhold = said
     section = plugin_settings.get(enforcer.name)
     return BoundCheck(
         rule=rule,
@@ -143,20 +144,38 @@ def bind_rule(
         view=_view(rule, enforcer, section, scope),
         judged=judged,
         plugin=provided.plugin.name,
+        distribution=provided.plugin.distribution,
+        version=provided.plugin.version,
         settings=section,
         from_token=from_token,
         scope=scope,
+        reads_arguments=reads_arguments,
+        may_withhold=may_withhold,
     )
 
 
-def _wrong_params(enforcer: EnforcerType, params: Params, judged: Action, rule: Rule) -> str | None:
-    """What the enforcer's own look at the params says; a plugin that raises there is told, not followed."""
-    if enforcer.validate is None:
-        return None
+def _said(
+    enforcer: EnforcerType, params: Params, judged: Action, rule: Rule
+) -> tuple[bool, Sequence[Edit] | None] | str:
+    """Whether these params look at the arguments and what they may withhold, as the enforcer says; or what is wrong
+    with them, its own faults included.
+    """
+    validate, reads, withholds = enforcer.validate, enforcer.reads_arguments, enforcer.may_withhold
     try:
-        return enforcer.validate(params, judged, rule.phase)
+        wrong = now(lambda: validate(params, judged, rule.phase)) if validate is not None else None
+        reading = now(lambda: reads(params)) if callable(reads) else reads
+        edits = now(lambda: withholds(params, judged)) if withholds is not None else None
+        if isinstance(wrong, str):
+            return wrong
+        if (
+            wrong is not None
+            or not isinstance(reading, bool)
+            or not (edits is None or all(isinstance(edit, Edit) for edit in edits))
+        ):
+            raise TypeError
     except Exception as error:
         return f"the plugin cannot look at these params: {type(error).__name__}"
+    return reading, edits
 
 
 def judged_action(action: Action, enforcer: EnforcerType) -> Action:

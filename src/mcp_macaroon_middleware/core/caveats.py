@@ -73,4 +73,5 @@ def _prohibition(text: str, why: str) -> BoundCheck:
         view=RuleView(policy="caveat", action=Action.DENY, phase=Phase.BEFORE, target=target, text=text),
         judged=Action.DENY,
         from_token=True,
+        reads_arguments=False,
     )

@@ -1,7 +1,8 @@
 """Runs checks in isolation: whatever one does, it yields a `Verdict`, and a fault yields a refusal (law L2).
 
 A check that raises, outlives the deadline, returns something else or finds no free thread refuses. A deadline abandons
-a verdict, not a thread: plugins are trusted code.
+a verdict, not a thread: plugins are trusted code. Each plugin has threads of its own, and the audit is told of one that
+fails time after time.
 """
 
 from __future__ import annotations
@@ -12,37 +13,47 @@ import inspect
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from ..errors import StoreUnavailable
-from ..model import Effect, RequestContext, Result, Verdict
+from ..model import ALLOW, Charge, Edit, Effect, Question, RequestContext, Result, Verdict
 from ..plugin.contract import Check, Clock, Store
 from .binding import BoundCheck
+from .failing import Event, Failing
 from .plan import Match
+from .workers import Workers
 
 logger: Final = logging.getLogger("mcp_macaroon_middleware")
 
 _OWN: Final = (StoreUnavailable,)
+_ELSEWHERE: Final = ("busy", _OWN[0].code)  # what refuses then is not the plugin's doing
 SLOW: Final = 0.05
-THREADS: Final = 8
-WAITING: Final = 64
+
+Blocking = list[tuple[int, BoundCheck, Check[Any]]]
+
+
+class Fault(Verdict):
+    """The refusal that stands for a verdict which a check did not give."""
+
+    __slots__ = ()
 
 
 class Runner:
-    """Builds each check's input and runs checks; one a process is enough. `stores` gives a plugin its own namespace."""
+    """Builds each check's input and runs checks; one a process is enough. `stores` gives a plugin its own namespace.
 
-    def __init__(self, clock: Clock, stores: Callable[[str], Store]) -> None:
+    `event` records that a plugin's enforcer fails time after time, and that it answers again.
+    """
+
+    def __init__(self, clock: Clock, stores: Callable[[str], Store], event: Event | None = None) -> None:
         self._clock = clock
         self._stores = stores
-        self._threads: ThreadPoolExecutor | None = None
-        self._busy = 0
+        self._workers = Workers()
+        self._failing = Failing(event)
         self._reported: set[str] = set()
 
     def close(self) -> None:
         """Lets go of the worker threads without waiting for what still runs in them."""
-        if self._threads is not None:
-            self._threads.shutdown(wait=False, cancel_futures=True)
+        self._workers.close()
 
     def judge_now(self, match: Match, request: RequestContext) -> Verdict:
         """The verdict of a check whose answer depends on the rule and the component alone."""
@@ -50,8 +61,8 @@ class Runner:
         answer = _call(match.check, check)
         if inspect.isawaitable(answer):
             _drop(answer)
-            return _contract(match.check, "a constant check must not be async")
-        return _checked(match.check, answer)
+            answer = _contract(match.check, "answers a constant check later")
+        return self._noted(match.check, _checked(match.check, answer))
 
     async def judge(
         self, matches: Sequence[Match], request: RequestContext, result: Result | None = None
@@ -59,7 +70,7 @@ class Runner:
         """One verdict a match, in their order. Inline checks run here; the others share one deadline."""
         judged: list[Verdict | None] = [None] * len(matches)
         later: list[tuple[int, BoundCheck, Awaitable[Any]]] = []
-        blocking: list[tuple[int, BoundCheck, Check[Any]]] = []
+        blocking: Blocking = []
         for number, match in enumerate(matches):
             bound = match.check
             check = self._input(bound, request, result)
@@ -77,9 +88,17 @@ class Runner:
             for number, verdict in await self._wait(later, blocking):
                 judged[number] = verdict
         return [
-            verdict if verdict is not None else _timeout(match.check)
+            self._noted(match.check, verdict if verdict is not None else _timeout(match.check))
             for match, verdict in zip(matches, judged, strict=True)
         ]
+
+    def _noted(self, bound: BoundCheck, verdict: Verdict) -> Verdict:
+        """The verdict, counted as an answer of its plugin or as one more failure."""
+        if type(verdict) is Fault:
+            self._failing.failed(bound)
+        elif verdict.code not in _ELSEWHERE:
+            self._failing.answered(bound)
+        return verdict
 
     def _input(self, bound: BoundCheck, request: RequestContext, result: Result | None) -> Check[Any]:
         return Check(
@@ -103,54 +122,63 @@ class Runner:
             )
 
     async def _wait(
-        self,
-        later: Sequence[tuple[int, BoundCheck, Awaitable[Any]]],
-        blocking: Sequence[tuple[int, BoundCheck, Check[Any]]],
+        self, later: Sequence[tuple[int, BoundCheck, Awaitable[Any]]], blocking: Blocking
     ) -> list[tuple[int, Verdict]]:
         """Waits for async and blocking checks together; the deadline is the longest of their timeouts."""
         deadline = max(bound.enforcer.timeout for _, bound, _ in (*later, *blocking))
         verdicts: list[tuple[int, Verdict]] = []
         tasks = [asyncio.ensure_future(_settle(number, bound, answer, verdicts)) for number, bound, answer in later]
-        if blocking:
-            tasks.append(asyncio.ensure_future(self._in_thread(blocking, verdicts)))
+        hops = [_Hop(checks) for checks in _by_plugin(blocking)]
+        tasks += [asyncio.ensure_future(self._in_thread(hop, verdicts)) for hop in hops]
         try:
             _, pending = await asyncio.wait(tasks, timeout=deadline)
         except asyncio.CancelledError:
             _abandon(tasks)
             raise
         _abandon(pending)
-        return list(verdicts)
+        return [*verdicts, *(refused for hop in hops for refused in hop.unheard())]
 
-    async def _in_thread(
-        self, blocking: Sequence[tuple[int, BoundCheck, Check[Any]]], verdicts: list[tuple[int, Verdict]]
-    ) -> None:
-        """Runs all blocking checks of a request in one hop; what they leave to await is awaited here."""
-        if self._busy >= THREADS + WAITING:
-            verdicts.extend((number, _busy(bound)) for number, bound, _ in blocking)
-            return
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="macaroon-check")
-        self._busy += 1
+    async def _in_thread(self, hop: _Hop, verdicts: list[tuple[int, Verdict]]) -> None:
+        """Runs a plugin's blocking checks of a request in one hop; what they leave to await is awaited here."""
         context = contextvars.copy_context()
-        future = self._threads.submit(context.run, _run_all, blocking)
-        loop = asyncio.get_running_loop()
-        future.add_done_callback(lambda _: _later(loop, self._release))
+        future = self._workers.submit(hop.plugin, lambda: context.run(hop.run))
+        if future is None:
+            verdicts.extend((number, _busy(bound)) for number, bound, _ in hop.checks)
+            return
         for number, bound, answer in await asyncio.wrap_future(future):
             await _settle(number, bound, answer, verdicts)
 
-    def _release(self) -> None:
-        self._busy -= 1
+
+class _Hop:
+    """The blocking checks of one plugin in one request: they run one after the other, in one worker thread."""
+
+    def __init__(self, checks: Blocking) -> None:
+        self.checks = checks
+        self.plugin = checks[0][1].plugin
+        self._begun = 0
+        self._late = False
+
+    def run(self) -> list[tuple[int, BoundCheck, Any]]:
+        """What each of them answers; after the deadline none begins any more."""
+        answers: list[tuple[int, BoundCheck, Any]] = []
+        for number, bound, check in self.checks:
+            if self._late:
+                break
+            self._begun += 1
+            answers.append((number, bound, _call(bound, check)))
+        return answers
+
+    def unheard(self) -> list[tuple[int, Verdict]]:
+        """At the deadline: refusals for those that had no turn. Another held the thread, so it is not their fault."""
+        self._late = True
+        return [(number, _busy(bound)) for number, bound, _ in self.checks[self._begun :]]
 
 
-def _later(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
-    if loop.is_closed():
-        call()
-    else:
-        loop.call_soon_threadsafe(call)
-
-
-def _run_all(blocking: Sequence[tuple[int, BoundCheck, Check[Any]]]) -> list[tuple[int, BoundCheck, Any]]:
-    return [(number, bound, _call(bound, check)) for number, bound, check in blocking]
+def _by_plugin(blocking: Blocking) -> list[Blocking]:
+    groups: dict[str, Blocking] = {}
+    for check in blocking:
+        groups.setdefault(check[1].plugin, []).append(check)
+    return list(groups.values())
 
 
 def _call(bound: BoundCheck, check: Check[Any]) -> Any:
@@ -186,16 +214,39 @@ async def _awaited(bound: BoundCheck, answer: Any) -> Verdict:
 def _checked(bound: BoundCheck, answer: Any) -> Verdict:
     if not isinstance(answer, Verdict):
         return _contract(bound, f"returned {type(answer).__name__}, not a Verdict")
+    if answer is ALLOW or type(answer) is Fault:
+        return answer
     if answer.effect is Effect.ASK and answer.question is None:
         return _contract(bound, "asks without a question")
-    return answer
+    return answer if _is_sound(answer) else _contract(bound, "returned a Verdict of the wrong parts")
+
+
+def _is_sound(verdict: Verdict) -> bool:
+    """Whether every part is of its kind. An effect that is none of the three would forbid nothing, and a path that is
+    given as a text, not in a tuple, would be read as one path a letter."""
+    retry = verdict.retry_after
+    return (
+        type(verdict.effect) is Effect
+        and _are((verdict.code, verdict.reason, verdict.detail), str)
+        and _are(verdict.edits, Edit)
+        and all(_are(edit.withhold, str) and _are(edit.keep or (), str) for edit in verdict.edits)
+        and _are(verdict.charges, Charge)
+        and _are(verdict.caveats, str)
+        and (verdict.question is None or isinstance(verdict.question, Question))
+        and (retry is None or isinstance(retry, int | float))
+    )
+
+
+def _are(parts: object, kind: type) -> bool:
+    return isinstance(parts, tuple) and all(isinstance(part, kind) for part in parts)
 
 
 def _failed(bound: BoundCheck, error: BaseException) -> Verdict:
     """A refusal; the exception's text may hold a protected value, so only its type is kept (law L7)."""
     logger.error("enforcer %s raised %s", bound.enforcer.name, type(error).__name__)
     code = getattr(error, "code", None) if isinstance(error, _OWN) else None
-    return Verdict.deny(
+    kind = Verdict if code is not None else Fault
+    return kind.deny(
         code or "enforcer_error",
         "The policy could not be evaluated.",
         detail=f"{bound.enforcer.name} raised {type(error).__name__}",
@@ -204,14 +255,12 @@ def _failed(bound: BoundCheck, error: BaseException) -> Verdict:
 
 def _contract(bound: BoundCheck, what: str) -> Verdict:
     logger.error("enforcer %s %s", bound.enforcer.name, what)
-    return Verdict.deny(
-        "enforcer_contract", "The policy could not be evaluated.", detail=f"{bound.enforcer.name} {what}"
-    )
+    return Fault.deny("enforcer_contract", "The policy could not be evaluated.", detail=f"{bound.enforcer.name} {what}")
 
 
 def _timeout(bound: BoundCheck) -> Verdict:
     logger.error("enforcer %s outlived its deadline", bound.enforcer.name)
-    return Verdict.deny(
+    return Fault.deny(
         "enforcer_timeout", "The policy could not be evaluated in time.", detail=f"{bound.enforcer.name} timed out"
     )
 

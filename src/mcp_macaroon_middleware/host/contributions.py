@@ -177,6 +177,8 @@ def contribution_faults(contribution: Contribution, *, builtin: bool = False) ->
         return
     if not callable(contribution.open):
         yield f"{label}: open cannot be called"
+    if isinstance(contribution, StoreType) and not _is_seconds(contribution.timeout):
+        yield f"{label}: timeout is not a number of seconds above 0"
     if isinstance(contribution, ApproverType):
         yield from (f"{label}: {fault}" for fault in _approver_faults(contribution))
     if isinstance(contribution, AuditSinkType) and not _is_model(contribution.options, Settings):

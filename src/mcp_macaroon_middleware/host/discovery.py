@@ -23,7 +23,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from ..errors import Diagnostic
-from ..plugin.contract import ApproverType, AuditSinkType, Contribution, EnforcerType, StoreType
+from ..plugin.contract import Contribution, EnforcerType
 from ..plugin.decorators import NAME, application_enforcers, contribution_of, module_of
 from .contributions import Gathered, belongs_to, gather
 from .faults import cause, one_line
@@ -279,7 +279,7 @@ def _application(
 
 
 def _take(item: object, gathered: Gathered) -> None:
-    made = item if isinstance(item, EnforcerType | StoreType | AuditSinkType | ApproverType) else contribution_of(item)
+    made = item if isinstance(item, Contribution) else contribution_of(item)
     if made is not None:
         gathered.add(made, builtin=False)
     elif isinstance(item, ModuleType):

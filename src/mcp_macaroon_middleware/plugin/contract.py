@@ -132,7 +132,10 @@ class Store(Protocol):
 
 
 class Clock(Protocol):
-    """Time for checks: `now()` is an aware UTC datetime that never goes back while the process lives."""
+    """Time for checks: `now()` is an aware UTC datetime, which setting the wall clock back does not take back.
+
+    It goes back only where a clock that was ahead is put right, or has been set back for good.
+    """
 
     def now(self) -> datetime: ...
 
@@ -239,31 +242,47 @@ class EnforcerType:
     counts_together: Callable[[Any], bool] | None = None
 
 
+def _unrecorded(event: str, facts: Mapping[str, Any]) -> None:
+    """Where nothing is recorded."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreContext:
     """What a store is told when it is opened. `audience` names this server, for keys shared with other servers.
 
-    A relative path in an address starts from `base`, the policy file's directory.
+    A relative path in an address starts from `base`, the policy file's directory. `event` records by name what must
+    not go unseen (`record_broken`: a key held what this store did not write), with facts that are plain JSON values and
+    no secrets; it may raise `AuditUnavailable`.
     """
 
     audience: str
     settings: Any = None
     base: Path = Path()
+    event: Callable[[str, Mapping[str, Any]], None] = _unrecorded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreType:
     """A contribution: a kind of store, by the scheme of its address (`memory`, `redis`, …).
 
+    `timeout` is in seconds: an operation that has no answer by then is `StoreUnavailable`, and is cancelled.
     `partitioned`: it lies in parts, and one operation charges one part alone. What a key has between its first braces
-    (`{…}`) says which part it belongs to; keys without any belong together.
+    (`{…}`) says which part it belongs to; keys without any belong together. Charges over several parts raise
+    `StoreUnavailable` with the code `limits_apart`.
+
+    `probe`, where given, tries whether the store at an address can be used just now. It runs before a start, in a
+    thread of its own without an event loop, may wait as long as an operation may, and leaves nothing open. What it
+    raises stops the start: `PluginError` and `StoreUnavailable` with their texts, which show no address and no secret;
+    of any other exception only the class is shown.
     """
 
     scheme: str
     open: Callable[[str, StoreContext], Store]
     settings: type[Settings] | None = None
     partitioned: bool = False
+    timeout: float = 5.0
     summary: str = ""
+    probe: Callable[[str, StoreContext], None] | None = None
 
 
 class AuditSink(Protocol):

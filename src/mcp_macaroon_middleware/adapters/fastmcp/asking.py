@@ -111,7 +111,7 @@ class Conversation:
         runtime = self._guard.runtime
         requests: dict[str, Any] = {}
         for challenge in challenges:
-            form = await self._form(challenge)
+            form = await self._form(decision, challenge)
             if form is None:
                 return plain_refusal("approval_failed")
             try:
@@ -133,7 +133,7 @@ class Conversation:
     async def _push(self, decision: Decision, challenges: Sequence[Challenge]) -> Replies | Refusal:
         replies: dict[str, Reply | Answer] = {}
         for challenge in challenges:
-            form = await self._form(challenge)
+            form = await self._form(decision, challenge)
             if form is None:
                 return plain_refusal("approval_failed")
             refusal = await self._guard.engine.pose(decision, challenge, waits=True)
@@ -163,16 +163,12 @@ class Conversation:
             return Answer(ending="failed")
         return Reply(action=result.action, content=dict(result.content or {}))
 
-    async def _form(self, challenge: Challenge) -> Form | None:
+    async def _form(self, decision: Decision, challenge: Challenge) -> Form | None:
         """The form of an approver in band; a fault, or anything that is no form, is none."""
         found = self._guard.engine.consent.approvers.get(challenge.approver)
         if found is None:
             return None
-        try:
-            pending = await found.approver.ask(challenge)
-        except Exception as error:
-            logger.error("approver %s failed: %s", challenge.approver, type(error).__name__)
-            return None
+        pending = await found.ask(challenge, decision.plan.settings.approvals.timeout)
         return pending.form if isinstance(pending, Pending) else None
 
 

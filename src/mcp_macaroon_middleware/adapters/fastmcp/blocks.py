@@ -51,7 +51,7 @@ class Blocks:
     def inside(self, value: Any) -> Any:
         """The same for what may be a wrapped document or a field: what is withheld leaves it a second time."""
         if isinstance(value, dict | list) or (isinstance(value, str) and read(value) is not None):
-            left = self._fielded(redact(value, Redaction(withhold=self._redaction.withhold))[0])
+            left = self._fielded(self._redacted(value, Redaction(withhold=self._redaction.withhold)))
         else:
             left = value if value is None or self._passes or self._redaction.keep else _NOTHING
         if left is _NOTHING:
@@ -62,7 +62,7 @@ class Blocks:
         """`_meta` under the same paths; FastMCP's mark of a wrapped result stays, since clients need it."""
         if meta is None:
             return None
-        left: dict[str, Any] = redact(self._plain(dict(meta)), self._redaction)[0]
+        left: dict[str, Any] = self._redacted(self._plain(dict(meta)), self._redaction)
         if is_marked(meta):
             left["fastmcp"] = {**left.get("fastmcp", {}), "wrap_result": True}
         return left or None
@@ -148,7 +148,7 @@ class Blocks:
     def _grow(self, size: int) -> None:
         self.size += size
         if self.size > MAX_TEXT:
-            raise too_large()
+            raise too_large(self.size)
 
     def _none(self) -> Any:
         self.withheld = True
@@ -161,10 +161,18 @@ class Blocks:
         if isinstance(document, dict | list):
             if not self._passes and isinstance(document, dict) and PREFAB in document:
                 return _NOTHING  # what a user interface shows stands under names of its own
-            return self._fielded(redact(document, self._redaction)[0])
+            return self._fielded(self._redacted(document, self._redaction))
         if isinstance(document, str) and read(document) is not None:
-            return redact(document, self._redaction)[0]
+            return self._redacted(document, self._redaction)
         return document if self._passes else _NOTHING
+
+    def _redacted(self, value: Any, redaction: Redaction) -> Any:
+        """The value without what leaves. A refusal of too many values says how many characters they were."""
+        try:
+            return redact(value, redaction)[0]
+        except ResultWithheld as error:
+            error.size = self.size if error.code == "result_too_large" else None
+            raise
 
     def _fielded(self, value: Any) -> Any:
         """A list without its bare items, which have no name that a path could tell apart."""

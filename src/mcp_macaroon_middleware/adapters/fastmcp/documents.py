@@ -21,7 +21,7 @@ def read(text: str) -> Sequence[Any] | None:
     Raises `ResultWithheld` for a text past the bound, and for JSON that cannot be read with certainty.
     """
     if len(text) > MAX_TEXT:
-        raise too_large()
+        raise too_large(len(text))
     return embedded(text)
 
 
@@ -38,10 +38,10 @@ def write(value: Any) -> str:
     except (PydanticSerializationError, ValueError, RecursionError, TypeError):
         raise ResultWithheld("the result cannot be serialised", code="result_unserialisable") from None
     if len(text) > MAX_TEXT:
-        raise too_large()
+        raise too_large(len(text))
     return text
 
 
-def too_large() -> ResultWithheld:
-    """The refusal of a result past the bound."""
-    return ResultWithheld("the result is too large to be redacted", code="result_too_large")
+def too_large(size: int) -> ResultWithheld:
+    """The refusal of a result past the bound, of at least `size` characters."""
+    return ResultWithheld("the result is too large to be redacted", code="result_too_large", size=size)
