@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 
-from fastmcp import Client
+from fastmcp import Client, FastMCP
 from fastmcp.server.auth import AuthContext
 from fastmcp.server.middleware import AuthMiddleware, Middleware
 from fastmcp.utilities.tests import asgi_client
-from measuring import Bench, Call, caller, guarded, interleaved, over_memory, server, table
+from measuring import Bench, Call, caller, guarded, interleaved, over_memory, policy, server, table
 
 
 def access() -> list[str]:
@@ -34,6 +34,28 @@ def many(count: int) -> list[Any]:
         for n in range(count - 2)
     ]
     return ["bf:tool_0:tool_access:allow", "bf:tool_*:tool_access:only:tool_*", *rest]
+
+
+class Nowhere:
+    """An audit sink that keeps nothing."""
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Throws a record away."""
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+def unrecorded(rules: list[str], bench: Bench) -> FastMCP[Any]:
+    """A server behind these rules, whose records go nowhere."""
+    from mcp_macaroon_middleware import guard
+    from mcp_macaroon_middleware.config.runtime import load_runtime
+    from mcp_macaroon_middleware.plugin import AuditSinkType
+
+    nowhere = AuditSinkType(name="nowhere", open=lambda options, context: Nowhere())
+    made = server()
+    guard(made, load_runtime(policy(rules, bench.folder, audit=[{"sink": "nowhere"}]), application=[nowhere]))
+    return made
 
 
 class Nothing(Middleware):
@@ -60,6 +82,7 @@ async def added(bench: Bench) -> list[str]:
             "a middleware that does nothing": nothing,
             "AuthMiddleware, 20 trivial checks": auth,
             "**guarded, 20 access rules, audit on**": guarded(access(), bench.folder),
+            "the same, its two audit records thrown away": unrecorded(access(), bench),
             "**guarded, 20 rules: access, fields, a limit, audit on**": guarded(twenty(), bench.folder),
         },
         bench.rounds(2_000),
