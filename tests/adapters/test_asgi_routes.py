@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import httpx2
 import pytest
-import uvicorn
 from fastapi import APIRouter, Depends, FastAPI
 from guarded import runtime, tokens
 from lab import Records
+from serving import listening
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -327,28 +325,11 @@ async def test_a_limit_counts_a_route_whatever_its_parameters() -> None:
         assert [(await client.get(f"/customers/{n}")).status_code for n in (1, 2, 3, "03")] == [200, 200, 429, 429]
 
 
-@asynccontextmanager
-async def serving(app: Any) -> AsyncIterator[int]:
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(app, log_level="error", lifespan="on", ws="none", timeout_graceful_shutdown=1)
-    runner = uvicorn.Server(config)
-    task = asyncio.create_task(runner.serve(sockets=[listener]))
-    try:
-        while not runner.started:  # noqa: ASYNC110 (uvicorn has no event for it)
-            await asyncio.sleep(0.01)
-        yield listener.getsockname()[1]
-    finally:
-        runner.should_exit = True
-        await task
-        listener.close()
-
-
 async def test_a_real_server_hands_on_no_spelling_that_a_rule_misses(tmp_path: Path) -> None:
     guard, _ = guarded(shop(tmp_path), DENIED)
-    async with serving(guard) as port:
+    async with listening(guard) as origin:
         for path in ("/files/secret.txt", "//files/secret.txt", "/files/x/%2e%2e/secret.txt", "/files%2Fsecret.txt"):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            reader, writer = await asyncio.open_connection("127.0.0.1", int(origin.rpartition(":")[2]))
             head = f"GET {path} HTTP/1.1\r\nHost: bank\r\nAuthorization: Bearer alice\r\nConnection: close\r\n\r\n"
             writer.write(head.encode())
             answer = await reader.read()

@@ -8,44 +8,27 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from contracted import StandingContract
 from redis_server import RedisServer, line, opened
 
 from mcp_macaroon_middleware.errors import StoreUnavailable
 from mcp_macaroon_middleware.plugin import Added, Namespaced, Store
-from mcp_macaroon_middleware.testing.stores import StoreContract
 
 
-class TestContract(StoreContract):
-    """The contract on each kind of server; every store is empty, since its audience is new."""
+class TestContract(StandingContract):
+    """The contract on each kind of server."""
 
     server: RedisServer
-    audience: str
 
     @pytest.fixture(autouse=True)
     def on(self, server: RedisServer) -> None:
         self.server = server
 
-    @asynccontextmanager
-    async def open_store(self) -> AsyncIterator[Store]:
-        self.audience = secrets.token_hex(8)
-        store = opened(self.server, self.audience)
-        try:
-            yield store
-        finally:
-            await store.close()
-
-    @asynccontextmanager
-    async def open_peer(self, store: Store) -> AsyncIterator[Store]:
-        peer = opened(self.server, self.audience)
-        try:
-            yield peer
-        finally:
-            await peer.close()
+    def opened(self, audience: str) -> Store:
+        return opened(self.server, audience)
 
 
 def keys_of(server: RedisServer, audience: str) -> list[bytes]:

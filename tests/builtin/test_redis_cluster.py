@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from contracted import StandingContract
 from lab import ALICE
 from redis.crc import key_slot
 from redis_many import ClusterOfServers, running_cluster
@@ -23,7 +24,6 @@ from mcp_macaroon_middleware.errors import ConfigError, PluginError, StoreUnavai
 from mcp_macaroon_middleware.model import Component, Kind, RequestContext
 from mcp_macaroon_middleware.model.subjects import place_of
 from mcp_macaroon_middleware.plugin import Store, StoreContext
-from mcp_macaroon_middleware.testing.stores import StoreContract
 from mcp_macaroon_middleware.tokens import mint, verify
 
 
@@ -36,32 +36,20 @@ def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         yield made
 
 
-class TestContract(StoreContract):
-    """The contract on a cluster of each kind; every store is empty, since its audience is new."""
+class TestContract(StandingContract):
+    """The contract on a cluster of each kind; a second store learns the nodes from one of them."""
 
     cluster: ClusterOfServers
-    audience: str
 
     @pytest.fixture(autouse=True)
     def on(self, cluster: ClusterOfServers) -> None:
         self.cluster = cluster
 
-    @asynccontextmanager
-    async def open_store(self) -> AsyncIterator[Store]:
-        self.audience = secrets.token_hex(8)
-        store = self.cluster.opened(self.audience)
-        try:
-            yield store
-        finally:
-            await store.close()
+    def opened(self, audience: str) -> Store:
+        return self.cluster.opened(audience)
 
-    @asynccontextmanager
-    async def open_peer(self, store: Store) -> AsyncIterator[Store]:
-        peer = self.cluster.opened(self.audience, nodes=1)
-        try:
-            yield peer
-        finally:
-            await peer.close()
+    def beside(self, audience: str) -> Store:
+        return self.cluster.opened(audience, nodes=1)
 
 
 @asynccontextmanager

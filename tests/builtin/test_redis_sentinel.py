@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from contracted import StandingContract
 from redis_many import SentinelServers, running_sentinels, until
 from redis_server import BINARIES, certificates, free_port, line, operations, refusal
 
@@ -17,7 +17,6 @@ from mcp_macaroon_middleware.builtin.redis_address import read_sentinels
 from mcp_macaroon_middleware.builtin.redis_store import SENTINEL, SENTINELS, RedisSettings
 from mcp_macaroon_middleware.errors import PluginError, StoreUnavailable
 from mcp_macaroon_middleware.plugin import Store, StoreContext
-from mcp_macaroon_middleware.testing.stores import StoreContract
 
 
 @pytest.fixture(params=sorted(BINARIES))
@@ -34,32 +33,17 @@ def steady(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         yield made
 
 
-class TestContract(StoreContract):
-    """The contract on a watched master of each kind; every store is empty, since its audience is new."""
+class TestContract(StandingContract):
+    """The contract on a watched master of each kind."""
 
     servers: SentinelServers
-    audience: str
 
     @pytest.fixture(autouse=True)
     def on(self, steady: SentinelServers) -> None:
         self.servers = steady
 
-    @asynccontextmanager
-    async def open_store(self) -> AsyncIterator[Store]:
-        self.audience = secrets.token_hex(8)
-        store = self.servers.opened(self.audience)
-        try:
-            yield store
-        finally:
-            await store.close()
-
-    @asynccontextmanager
-    async def open_peer(self, store: Store) -> AsyncIterator[Store]:
-        peer = self.servers.opened(self.audience)
-        try:
-            yield peer
-        finally:
-            await peer.close()
+    def opened(self, audience: str) -> Store:
+        return self.servers.opened(audience)
 
 
 async def works_again(store: Store, seconds: float = 40.0) -> float:
