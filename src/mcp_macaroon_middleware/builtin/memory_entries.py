@@ -44,6 +44,11 @@ class Entries(MutableMapping[K, bytes]):
     def __getitem__(self, key: K) -> bytes:
         return self._tables.get(_number(key), {})[key]
 
+    def get(self, key: K, default: Any = None) -> Any:
+        """The entry of a key, or `default`: what is asked most often, without an exception for what is not there."""
+        table = self._tables.get(_number(key))
+        return default if table is None else table.get(key, default)
+
     def __setitem__(self, key: K, entry: bytes) -> None:
         number = _number(key)
         table = self._tables.setdefault(number, {})

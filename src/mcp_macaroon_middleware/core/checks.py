@@ -238,7 +238,7 @@ def _is_sound(verdict: Verdict) -> bool:
 
 
 def _are(parts: object, kind: type) -> bool:
-    return isinstance(parts, tuple) and all(isinstance(part, kind) for part in parts)
+    return isinstance(parts, tuple) and (not parts or all(isinstance(part, kind) for part in parts))
 
 
 def _failed(bound: BoundCheck, error: BaseException) -> Verdict:

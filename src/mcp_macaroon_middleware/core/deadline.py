@@ -54,7 +54,7 @@ def now(call: Callable[[], Any]) -> Any:
 
 def settled(answer: Any) -> Any:
     """The answer. Raises `PluginFault` for one that is to be waited for."""
-    if inspect.isawaitable(answer):
+    if answer is not None and inspect.isawaitable(answer):
         drop(answer)
         raise PluginFault("it answers later")
     return answer
