@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from lab import ALLOW, KEY, Records, call, lab
 from mcp_macaroon_middleware.builtin.memory import MemoryStore
 from mcp_macaroon_middleware.core.audit import AuditLog, SinkSlot
 from mcp_macaroon_middleware.errors import AuditUnavailable
-from mcp_macaroon_middleware.model import Charge, Component, Kind, Principal, Verdict
+from mcp_macaroon_middleware.model import Charge, Component, Kind, Principal, Result, Verdict
 from mcp_macaroon_middleware.plugin import Check, EnforcerType, NoParams
 from mcp_macaroon_middleware.plugin.namespace import Namespaced
 
@@ -112,19 +113,66 @@ def test_what_runs_has_one_key_for_all_of_its_names() -> None:
 
 
 @pytest.mark.threat("O01", "FI11")
-def test_once_records_can_be_written_again_one_says_how_many_were_not() -> None:
+def test_what_a_sink_could_not_take_it_gets_once_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcp_macaroon_middleware.core.audit.LATE", 2)
     records = Records()
-    log = AuditLog([SinkSlot(name="list", sink=records, required=True)], digest_key=b"k" * 32)
+    log = AuditLog([SinkSlot(name="list", sink=records, required=True)], digest_key=KEY)
     log.event("start", {})
     records.broken = True
-    for _ in range(3):
+    for number in range(5):
         with pytest.raises(AuditUnavailable):
-            log.event("lost", {})
+            log.write({"event": "final", "request": str(number), "outcome": "ok"}, otherwise={"outcome": "withheld"})
     records.broken = False
     log.event("back", {})
     log.event("on", {})
-    assert [record["event"] for record in records] == ["start", "back", "unrecorded", "on"]
-    told = records[2]
-    assert told["count"] == 3
-    assert records[0]["time"] <= told["since"] <= told["time"]
-    assert [record["seq"] for record in records] == [1, 5, 6, 7]
+    assert [record["event"] for record in records] == ["start", "final", "final", "unrecorded", "back", "on"]
+    assert [(r["request"], r["outcome"], r["late"]) for r in records[1:3]] == [
+        ("0", "withheld", True),
+        ("1", "withheld", True),
+    ]
+    assert records[3]["count"] == 3
+    assert records[0]["time"] <= records[3]["since"] <= records[3]["time"]
+
+
+@pytest.mark.threat("O01", "O09")
+async def test_a_call_whose_end_could_not_be_recorded_has_the_end_that_its_caller_got() -> None:
+    room = lab(["bf:t:tool_access:allow"])
+    decision = await room.engine.decide(call("t"))
+    room.records.broken = True
+    outcome = await room.engine.finish(decision, Result.of({"a": 1}), lambda redaction: "all of it")
+    assert (outcome.applied, outcome.refusal and outcome.refusal.code) == (None, "audit_unavailable")
+    refused = await room.engine.decide(call("t"))
+    assert refused.refusal is not None
+    room.records.broken = False
+    assert (await room.engine.decide(call("t"))).allowed
+    ends = [(r["outcome"], r["code"]) for r in room.records.finals()]
+    assert ends == [("withheld", "audit_unavailable"), ("denied", "audit_unavailable")]
+
+
+def test_a_log_that_is_closed_still_writes_what_waits() -> None:
+    records = Records()
+    log = AuditLog([SinkSlot(name="list", sink=records)], digest_key=KEY)
+    records.broken = True
+    with pytest.raises(AuditUnavailable):
+        log.event("waits", {})
+    records.broken = False
+    log.close()
+    assert [record["event"] for record in records] == ["waits"]
+
+
+@pytest.mark.threat("O01")
+def test_a_record_that_a_sink_never_takes_holds_up_no_other() -> None:
+    class Picky(Records):
+        def write(self, record: Mapping[str, Any]) -> None:
+            if record["event"] == "poison":
+                raise OSError("not this one")
+            super().write(record)
+
+    records = Picky()
+    log = AuditLog([SinkSlot(name="picky", sink=records, required=True)], digest_key=KEY)
+    with pytest.raises(AuditUnavailable):
+        log.event("poison", {})
+    for number in range(3):
+        log.event(f"fine {number}", {})
+    assert [r["event"] for r in records] == ["fine 0", "unrecorded", "fine 1", "fine 2"]
+    assert records[1]["count"] == 1

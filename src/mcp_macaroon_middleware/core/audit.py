@@ -11,8 +11,9 @@ import json
 import logging
 import secrets
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from pydantic_core import to_json, to_jsonable_python
@@ -26,6 +27,8 @@ logger: Final = logging.getLogger("mcp_macaroon_middleware")
 
 DIGEST_CHARACTERS: Final = 32
 KEPT: Final = 4096
+LATE: Final = 10_000
+"""The most records that are kept for a sink which cannot take them at present."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,11 +40,33 @@ class SinkSlot:
     required: bool = False
 
 
+@dataclass(slots=True)
+class _Backlog:
+    """What a sink could not take, the oldest first, and how many records there was no room for."""
+
+    since: float
+    records: deque[dict[str, Any]] = field(default_factory=deque)
+    dropped: int = 0
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Keeps a record, if there is room."""
+        if len(self.records) < LATE:
+            self.records.append(record)
+        else:
+            self.dropped += 1
+
+    def drop(self) -> None:
+        """Gives up on the first record."""
+        if self.records:
+            self.records.popleft()
+            self.dropped += 1
+
+
 class AuditLog:
     """Numbers records, removes what must not be written, and hands them to every sink.
 
-    Raises `AuditUnavailable` where a required sink, or every sink, failed to record. Once records can be written again,
-    the event `unrecorded` says how many were not (what was refused meanwhile left none), and since when.
+    Raises `AuditUnavailable` where a required sink, or every sink, failed to record. What a sink could not take it gets
+    once it can, marked `late`, up to `LATE` records; the event `unrecorded` says how many more there were.
     """
 
     def __init__(
@@ -53,8 +78,7 @@ class AuditLog:
         self.boot = secrets.token_hex(8)
         self.failures = 0
         self._sequence = 0
-        self._missing = 0
-        self._missing_since = 0.0
+        self._backlogs: dict[int, _Backlog] = {}
         self._components: dict[Component, dict[str, Any]] = {}
 
     def __repr__(self) -> str:
@@ -64,39 +88,64 @@ class AuditLog:
         """Records something that is not a request: a start, a reload, a component seen for the first time."""
         self.write({"event": event, **facts})
 
-    def write(self, facts: Mapping[str, Any]) -> None:
-        """Numbers and records `facts` in every sink."""
-        self._sequence += 1
-        record = {"time": round(time.time(), 6), "boot": self.boot, "seq": self._sequence, **facts}
+    def write(self, facts: Mapping[str, Any], *, otherwise: Mapping[str, Any] | None = None) -> None:
+        """Numbers and records `facts` in every sink. `otherwise` is what becomes true instead if that fails."""
+        record = self._numbered(facts)
         recorded, lost = False, not self._slots
         for slot in self._slots:
-            try:
-                write: Callable[[Mapping[str, Any]], object] = slot.sink.write
-                settled(write(record))  # what is to come later is no record
+            if self._into(slot, record, otherwise):
                 recorded = True
-            except KeyboardInterrupt:
-                raise
-            except BaseException as error:  # a sink must not end the program either
-                self.failures += 1
-                logger.error("audit sink %s cannot record: %s", slot.name, type(error).__name__)
+            else:
                 lost = lost or slot.required
         if lost or not recorded:
-            self._missing_since = self._missing_since or record["time"]
-            self._missing += 1
             raise AuditUnavailable("the audit record could not be written")
-        if self._missing:
-            self._tell_missing(self._missing, self._missing_since)
 
-    def _tell_missing(self, count: int, since: float) -> None:
-        self._missing, self._missing_since = 0, 0.0
+    def _numbered(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        self._sequence += 1
+        return {"time": round(time.time(), 6), "boot": self.boot, "seq": self._sequence, **facts}
+
+    def _into(self, slot: SinkSlot, record: dict[str, Any], otherwise: Mapping[str, Any] | None) -> bool:
+        """Whether a sink has taken a record, after what it still had to take. What it has not, it gets later."""
+        backlog = self._backlogs.get(id(slot.sink))
+        caught_up = backlog is None or self._caught_up(slot, backlog)
+        if not self._put(slot, record):
+            backlog = backlog or self._backlogs.setdefault(id(slot.sink), _Backlog(since=record["time"]))
+            backlog.add({**record, **(otherwise or {}), "late": True})
+            return False
+        if backlog is not None and not caught_up:
+            backlog.drop()  # the sink works, so it is this very record that it does not take
+        return True
+
+    def _caught_up(self, slot: SinkSlot, backlog: _Backlog) -> bool:
+        """Gives a sink what it could not take before, in order, and says how many records it never got."""
+        while backlog.records:
+            if not self._put(slot, backlog.records[0]):
+                return False
+            backlog.records.popleft()
+        missing = {"event": "unrecorded", "count": backlog.dropped, "since": backlog.since}
+        if backlog.dropped and not self._put(slot, self._numbered(missing)):
+            return False
+        self._backlogs.pop(id(slot.sink), None)
+        return True
+
+    def _put(self, slot: SinkSlot, record: Mapping[str, Any]) -> bool:
         try:
-            self.event("unrecorded", {"count": count, "since": since})
-        except AuditUnavailable:
-            self._missing, self._missing_since = count, since
+            write: Callable[[Mapping[str, Any]], object] = slot.sink.write
+            settled(write(record))  # what is to come later is no record
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a sink must not end the program either
+            self.failures += 1
+            logger.error("audit sink %s cannot record: %s", slot.name, type(error).__name__)
+            return False
+        return True
 
     def close(self) -> None:
         """Closes every sink; one that fails at that keeps no other open."""
         for slot in self._slots:
+            backlog = self._backlogs.get(id(slot.sink))
+            if backlog is not None and not self._caught_up(slot, backlog):
+                logger.error("audit sink %s is closed and lacks %d records", slot.name, len(backlog.records))
             try:
                 now(slot.sink.close)
             except Exception as error:

@@ -351,11 +351,14 @@ class PolicyEngine:
         return self._refused(decision, Refusal(code=code, reason=reason, hidden=hidden))
 
     async def observe(
-        self, request: RequestContext, *, code: str = "ok", detail: str = "", outcome: str = "ok"
+        self, request: RequestContext, *, code: str = "ok", detail: str = "", outcome: str = "ok", must: bool = False
     ) -> None:
-        """Writes the one final record of a request that runs no component."""
+        """Writes the one final record of a request that runs no component.
+
+        `must`: the caller refuses the request if it cannot be written.
+        """
         facts = {"outcome": outcome, "code": code} | ({"detail": detail} if detail else {})
-        self._pen.observed(request, self._plan.revision, facts)
+        self._pen.observed(request, self._plan.revision, facts, must=must)
 
     # --- asking ---------------------------------------------------------------------------------------------------
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from ..model import RequestContext
 from .audit import AuditLog
 from .decisions import Decision, Tally
+
+WITHHELD: Final = {"outcome": "withheld", "code": "audit_unavailable"}
+REFUSED: Final = {"outcome": "denied", "code": "audit_unavailable"}
 
 
 class Recorder:
@@ -36,12 +39,19 @@ class Recorder:
         decision.closed = True
         duration = round((time.perf_counter() - decision.started) * 1000, 3)
         self._audit.write(
-            {"event": "final", **self._facts(decision), "outcome": outcome, "duration_ms": duration, **facts}
+            {"event": "final", **self._facts(decision), "outcome": outcome, "duration_ms": duration, **facts},
+            otherwise=WITHHELD if outcome == "ok" else None,
         )
 
-    def observed(self, request: RequestContext, revision: str, facts: Mapping[str, Any]) -> None:
-        """The final record of a request that runs no component (a list, a notification)."""
-        self._audit.write({"event": "final", **self._audit.request_facts(request, ()), "revision": revision, **facts})
+    def observed(self, request: RequestContext, revision: str, facts: Mapping[str, Any], *, must: bool) -> None:
+        """The final record of a request that runs no component (a list, a notification).
+
+        `must`: the request is refused if the record cannot be written.
+        """
+        self._audit.write(
+            {"event": "final", **self._audit.request_facts(request, ()), "revision": revision, **facts},
+            otherwise=REFUSED if must else None,
+        )
 
     def _facts(self, decision: Decision) -> dict[str, Any]:
         return {**(decision.base or self._base(decision)), **decision.facts}

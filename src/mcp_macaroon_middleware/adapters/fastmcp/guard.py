@@ -111,11 +111,15 @@ class Guard:
         code: str = "ok",
         outcome: str = "ok",
         detail: str = "",
+        must: bool = False,
     ) -> bool:
-        """Writes the one final record of a request that runs no component; False where it cannot be written."""
+        """Writes the one final record of a request that runs no component; False where it cannot be written.
+
+        `must`: the request is refused then.
+        """
         try:
             request = self.request(identity, component)
-            await self.engine.observe(request, code=code, outcome=outcome, detail=detail)
+            await self.engine.observe(request, code=code, outcome=outcome, detail=detail, must=must)
         except AuditUnavailable:
             logger.error("a request could not be recorded")
             return False

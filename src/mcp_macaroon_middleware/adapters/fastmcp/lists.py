@@ -73,7 +73,7 @@ async def _filtered(guard: Guard, context: Context, call_next: Next) -> Sequence
     except Exception as error:
         await guard.observe(identity, method, outcome="error", code="error", detail=type(error).__name__)
         raise
-    if not await guard.observe(identity, method):
+    if not await guard.observe(identity, method, must=True):
         raise protocol_refusal(NOT_RECORDED)
     return shown
 
