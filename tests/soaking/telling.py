@@ -57,7 +57,8 @@ def paragraph(facts: dict[str, Any]) -> str:
             f"{facts['requests']:,} requests, each with one audit record, {facts['two_ends']} with two, "
             f"{facts['no_end']} with none; {facts['approvals']:,} approvals,",
             f"whose answers were sent {facts['legs']:,} times; {more} calls ran more often than they were approved,",
-            f"{facts['ran_after_refusal']} after a refusal; at most {facts['most_in_window']} calls in a window of 20;",
+            f"{facts['ran_after_refusal']} after a refusal;",
+            f"at most {facts['most_in_window']} calls in a window whose limit is 20;",
             f"service was back at most {facts['back_after_s']} s after a fault; idle, {grown};",
             f"apart from faults {times(facts)}, with everything on the same machine.",
         )
