@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -10,14 +11,14 @@ from mcp_macaroon_middleware.plugin import Store
 from mcp_macaroon_middleware.testing.stores import StoreContract
 
 
-class StandingContract(StoreContract):
+class StandingContract(StoreContract, ABC):
     """A test module says with `opened` how a store is opened, and with `beside` how another one on the same records."""
 
     audience: str
 
+    @abstractmethod
     def opened(self, audience: str) -> Store:
         """A store of this audience."""
-        raise NotImplementedError
 
     def beside(self, audience: str) -> Store:
         """A second store of the same audience."""

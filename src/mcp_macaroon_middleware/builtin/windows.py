@@ -8,7 +8,6 @@ import struct
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Final
 
 from ..plugin import Added, Amount
@@ -110,11 +109,11 @@ def packed(counter: Counter) -> bytes:
     """A counter as bytes: 16 for a bucket and for each charge of a window."""
     if isinstance(counter, Bucket):
         return _BUCKET.pack(counter.each, counter.ends)
+    flat: list[float] = [0.0] * (2 * len(counter.leaves))
+    flat[::2] = counter.leaves
     amounts = counter.amounts
-    if max(amounts, default=0) > LARGEST:
-        amounts = [min(amount, LARGEST) for amount in amounts]
-    pairs = chain.from_iterable(zip(counter.leaves, amounts, strict=True))
-    return _charges(len(amounts)).pack(*pairs)
+    flat[1::2] = amounts if max(amounts, default=0) <= LARGEST else [min(amount, LARGEST) for amount in amounts]
+    return _charges(len(counter.leaves)).pack(*flat)
 
 
 def unpacked(state: bytes, *, bucket: bool) -> Counter:
