@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lab import RING, Lab, call, lab, open_approvers
 
+from mcp_macaroon_middleware.builtin.memory import MemoryStore
 from mcp_macaroon_middleware.core.approvers import Approvers
 from mcp_macaroon_middleware.core.asks import Asking
 from mcp_macaroon_middleware.core.clock import SystemClock
 from mcp_macaroon_middleware.core.decisions import Decision
 from mcp_macaroon_middleware.core.policy_engine import PolicyEngine
 from mcp_macaroon_middleware.model import Challenge, Effect, Reply, Result
-from mcp_macaroon_middleware.plugin import Store
+from mcp_macaroon_middleware.plugin import Entry, Store
 
 HERE = Asking(forms=True)
+
+
+class Slow(MemoryStore):
+    """A store that is read a while before the answer comes."""
+
+    async def get(self, keys: Sequence[str]) -> list[Entry | None]:
+        found = await super().get(keys)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        return found
 
 
 def on(store: Store, rules: list[Any], wall: Any = time.time, approvers: Approvers | None = None, **terms: Any) -> Lab:

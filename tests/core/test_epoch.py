@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from agreeing import HERE, agreed, answer, asked, code, emptied, on
+from agreeing import HERE, Slow, agreed, answer, asked, code, emptied, on
 from lab import ALICE, RING, Lab, call
 
 from mcp_macaroon_middleware.builtin.memory import MemoryStore
 from mcp_macaroon_middleware.core import epoch
 from mcp_macaroon_middleware.core.approvals import Approvals
-from mcp_macaroon_middleware.plugin import Entry
 from mcp_macaroon_middleware.tokens import KeyRing, mint, verify
 
 RULES: list[Any] = [
@@ -31,16 +29,6 @@ class Durable(MemoryStore):
     """A store that is kept, as far as whoever uses it can tell."""
 
     durable = True
-
-
-class Slow(MemoryStore):
-    """A store that is read a while before the answer comes."""
-
-    async def get(self, keys: Sequence[str]) -> list[Entry | None]:
-        found = await super().get(keys)
-        for _ in range(3):
-            await asyncio.sleep(0)
-        return found
 
 
 def epochs(*servers: Lab) -> list[str]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from agreeing import emptied
+from agreeing import Slow, emptied
 from lab import ALICE, BOB, RING
 
 from mcp_macaroon_middleware.builtin.memory import MemoryStore
@@ -17,21 +16,11 @@ from mcp_macaroon_middleware.core.forbidden import Forbidden, Latest
 from mcp_macaroon_middleware.core.revocation import Revocations
 from mcp_macaroon_middleware.errors import StoreUnavailable
 from mcp_macaroon_middleware.model import Principal
-from mcp_macaroon_middleware.plugin import Entry, Store
+from mcp_macaroon_middleware.plugin import Store
 from mcp_macaroon_middleware.tokens import VerifiedToken, attenuate, mint, verify
 
 NOW = datetime.now(UTC)
 LATER, EARLIER = NOW + timedelta(hours=1), NOW - timedelta(days=1)
-
-
-class Slow(MemoryStore):
-    """A store that is read a while before the answer comes."""
-
-    async def get(self, keys: Sequence[str]) -> list[Entry | None]:
-        found = await super().get(keys)
-        for _ in range(3):
-            await asyncio.sleep(0)
-        return found
 
 
 class Broken(MemoryStore):

@@ -10,33 +10,29 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import timedelta
 from typing import Any, Final
 
 from ..errors import PolicyViolationError
 from ..model import (
     DENY,
-    ONCE,
-    PERIOD,
     Answer,
     Challenge,
     Choice,
     Grant,
     Phase,
-    Question,
     Refusal,
     Reply,
     RequestContext,
     Verdict,
 )
 from ..tokens import VerifiedToken
-from . import wording
+from . import challenging
 from .approvals import Approvals, Found, Standing
-from .approvers import Approvers, OpenApprover
-from .asks import Ask, Asking, Call, caller_of, offered
+from .approvers import Approvers
+from .asks import Ask, Asking, Call, caller_of
 from .binding import BoundCheck, PlanSettings
 from .decisions import Decision, plain_refusal
-from .legs import Asked, Leg
+from .legs import Leg
 
 logger: Final = logging.getLogger("mcp_macaroon_middleware")
 
@@ -219,110 +215,10 @@ class Consent:
             facts = {"grant": grant.id, "approver": grant.approver, "uses": grant.uses, "issued_at": grant.issued_at}
             decision.note("approvals", facts | ({"field": grant.field} if grant.field else {}))
 
-    # --- challenges -----------------------------------------------------------------------------------------------
-
     def _challenge(self, decision: Decision, phase: Phase, asks: Sequence[Ask]) -> Refusal | None:
-        """One challenge an approver, those that ask out of band first; or why somebody cannot be asked."""
-        asking, settings = decision.asking, decision.plan.settings
-        if asking is None or not asking.person or self._approvals is None:
+        if self._approvals is None:
             return plain_refusal("approval_unavailable")
-        groups: dict[str, tuple[OpenApprover, list[Ask]]] = {}
-        for ask in asks:
-            found = self.approvers.chosen(ask, settings, asking)
-            if found is None:
-                return self._nobody(ask, settings, asking)
-            groups.setdefault(found.name, (found, []))[1].append(ask)
-        prepared = []
-        for found, some in sorted(groups.values(), key=lambda group: group[0].in_band):
-            challenge, leg = self._worded(decision, phase, found, some)
-            if len(challenge.message) > found.kind.most:
-                return plain_refusal("approval_too_long", reason=_too_long(challenge, leg.call))
-            prepared.append((challenge, leg))
-        decision.prepared = {challenge.id: leg for challenge, leg in prepared}
-        decision.challenges = tuple(challenge for challenge, _ in prepared)
-        return None
-
-    def _nobody(self, ask: Ask, settings: PlanSettings, asking: Asking) -> Refusal:
-        """Why a question cannot be put to anybody, as far as the client can do something about it."""
-        name = ask.approver or settings.approvals.default
-        wanted = self.approvers.get(name)
-        no_form = wanted is not None and wanted.in_band and not asking.forms and ask.approver is not None
-        return replace(plain_refusal("approval_unavailable", reason=NO_FORMS if no_form else ""), approval=name)
-
-    def _worded(
-        self, decision: Decision, phase: Phase, found: OpenApprover, asks: Sequence[Ask]
-    ) -> tuple[Challenge, Leg]:
-        request, settings = decision.request, decision.plan.settings
-        expires = request.at + timedelta(seconds=settings.approvals.timeout)
-        questions = tuple(Question(text=wording.plain(ask.text), fields=ask.fields) for ask in asks)
-        seconds, choices = self._offers(decision, phase, asks)
-        arguments = wording.shown(_masked(decision, asks))
-        server = settings.audience or (decision.asking.server if decision.asking is not None else "")
-        challenge = Challenge(
-            id=secrets.token_hex(16),
-            approver=found.name,
-            phase=phase,
-            questions=questions,
-            choices=choices,
-            server=server,
-            principal=request.principal,
-            component=request.component,
-            arguments=arguments,
-            message=wording.message(
-                phase=phase,
-                server=server,
-                principal=request.principal,
-                component=request.component,
-                arguments=arguments,
-                questions=questions,
-                expires=expires,
-            ),
-            expires=expires,
-        )
-        asked = tuple(
-            Asked(
-                rule=a.rule,
-                fields=a.fields,
-                text=q.text,
-                same_values=a.same_values,
-                four_eyes=a.four_eyes,
-            )
-            for a, q in zip(asks, questions, strict=True)
-        )
-        leg = Leg(
-            id=challenge.id,
-            call=self._call(decision),
-            phase=phase,
-            approver=found.name,
-            asked=asked,
-            choices=choices,
-            seconds=seconds,
-        )
-        return challenge, leg
-
-    @staticmethod
-    def _offers(
-        decision: Decision, phase: Phase, asks: Sequence[Ask]
-    ) -> tuple[tuple[float, ...], tuple[tuple[Choice, ...], ...]]:
-        """For each choice to be made: how long a period lasts, and what is offered, the safe one first."""
-        request, until = decision.request, decision.asking.until if decision.asking else None
-        groups = [[ask] for ask in asks] if phase is Phase.AFTER else [list(asks)]
-        seconds, choices = [], []
-        for group in groups:
-            lasts = float(min(ask.expiry for ask in group))
-            if until is not None and decision.plan.settings.approvals.end_with_token:
-                lasts = min(lasts, float(int((until - request.at).total_seconds())))
-            same = any(ask.same_values for ask in group)
-            scopes = offered(group)
-            offers = [Choice(name=DENY, title=wording.deny_title(phase))]
-            if ONCE in scopes:
-                offers.append(Choice(name=ONCE, title=wording.once_title(phase)))
-            if PERIOD in scopes and lasts >= 1:
-                title = wording.period_title(phase, request.component, lasts, same_values=same)
-                offers.append(Choice(name=PERIOD, title=title))
-            seconds.append(max(lasts, 1.0))
-            choices.append(tuple(offers))
-        return tuple(seconds), tuple(choices)
+        return challenging.prepare(decision, phase, asks, self.approvers, self._call(decision))
 
     # --- asking ---------------------------------------------------------------------------------------------------
 
@@ -419,7 +315,6 @@ class Consent:
         return bool(await self.keep(leg, answer, settings, store_once=True))
 
 
-NO_FORMS: Final = "This needs a person's approval, and this client cannot show the question (it lacks elicitation)."
 GRACE: Final = 10.0
 """Seconds that a leg outlives the time for its answer, where the same request waits for it and is cut off in time."""
 ROUNDS: Final = 10
@@ -452,24 +347,8 @@ def _caller(decision: Decision) -> str:
     return caller_of(request.principal, request.client, decision.lineage).key
 
 
-def _masked(decision: Decision, asks: Sequence[Ask]) -> Mapping[str, Any]:
-    """The arguments to be shown; secret ones by their length alone."""
-    request = decision.request
-    arguments: Mapping[str, Any] = decision.raw if decision.deferred else request.arguments
-    if decision.asking is not None and decision.asking.mask is not None:
-        arguments = decision.asking.mask(arguments)
-    for path in {path for ask in asks for path in ask.secret}:
-        arguments = wording.hidden(arguments, path.split("."))
-    return arguments
-
-
 def _said(answer: Answer) -> str:
     return ", ".join(answer.choices) if answer.ending == "answered" else answer.ending
-
-
-def _too_long(challenge: Challenge, call: Call) -> str:
-    size = f"{len(challenge.message):,} characters, digest {call.arguments[:12]}"
-    return f"This needs a person's approval, and its arguments are too long to be shown whole ({size})."
 
 
 def _violation(code: str) -> PolicyViolationError:
