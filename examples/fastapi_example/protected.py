@@ -75,9 +75,7 @@ class Protected:
 
     async def _release(self, name: str, context: RequestContext, result: Any) -> Any:
         try:
-            released, _ = await self.engine.enforce_policies(
-                None, "af", tool_name=name, context=context, result=result
-            )
+            released, _ = await self.engine.enforce_policies(None, "af", tool_name=name, context=context, result=result)
         except ApprovalRequired as question:
             for challenge in question.challenges:
                 until = challenge.expires or datetime.now(UTC)

@@ -41,9 +41,7 @@ def test_two_charges_share_a_counter_only_if_all_their_parts_are_equal(keys: lis
         def limit(_: Check[NoParams]) -> Verdict:
             return Verdict.allow(charges=[Charge(key=waiting.pop(0), limit=1, window=60)])
 
-        room = lab(
-            ["bf:t:limit:allow"], EnforcerType(name="limit", check=limit, reads_arguments=False), default=ALLOW
-        )
+        room = lab(["bf:t:limit:allow"], EnforcerType(name="limit", check=limit, reads_arguments=False), default=ALLOW)
         return [(await room.engine.decide(call("t"))).allowed for _ in keys]
 
     assert asyncio.run(charged()) == [True, True]

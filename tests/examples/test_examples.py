@@ -134,9 +134,7 @@ def test_every_examples_policy_file_has_no_error_and_no_warning(name: str, copy:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_without_a_key_every_server_stops_and_says_how_to_make_one(
-    name: str, copy: Copy, env: dict[str, str]
-) -> None:
+def test_without_a_key_every_server_stops_and_says_how_to_make_one(name: str, copy: Copy, env: dict[str, str]) -> None:
     keyless = {key: value for key, value in env.items() if key != "MACAROON_SECRET_KEY"}
     done = python(copy(name), keyless, "server.py")
     assert (done.returncode, done.stdout) == (2, "")

@@ -22,9 +22,7 @@ from .legs import Asked, Leg
 NO_FORMS: Final = "This needs a person's approval, and this client cannot show the question (it lacks elicitation)."
 
 
-def prepare(
-    decision: Decision, phase: Phase, asks: Sequence[Ask], approvers: Approvers, call: Call
-) -> Refusal | None:
+def prepare(decision: Decision, phase: Phase, asks: Sequence[Ask], approvers: Approvers, call: Call) -> Refusal | None:
     """Prepares one challenge an approver, those that ask out of band first; or why somebody cannot be asked."""
     asking, settings = decision.asking, decision.plan.settings
     if asking is None or not asking.person:
