@@ -218,7 +218,7 @@ async def test_a_withheld_value_leaves_in_no_shape_and_in_no_part_of_the_result(
 
 
 @ERAS
-@pytest.mark.threat("G13", "R10")
+@pytest.mark.threat("G13")
 @pytest.mark.parametrize("tool", [model, dataclass, models, tables])
 async def test_what_is_left_keeps_its_shape_and_is_valid_for_a_client_that_validates(era: str, tool: Any) -> None:
     mcp, guard = serving(tool)
@@ -304,7 +304,6 @@ def test_where_a_wrapper_does_not_say_so_paths_begin_outside_and_inside() -> Non
     assert left.structured_content == {"result": "fine"}
 
 
-@pytest.mark.threat("R5")
 def test_bare_items_of_a_list_have_no_field_and_leave() -> None:
     left = redacted(wrapped([5, "x", None, ROW, [7, ROW], '{"ssn":1,"a":2}']), Redaction(withhold=("ssn",)))
     assert left.structured_content == {"result": [None, {"id": 1}, [{"id": 1}], '{"a":2}']}
