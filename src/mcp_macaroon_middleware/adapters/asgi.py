@@ -116,7 +116,7 @@ class MacaroonASGIMiddleware:
         body = await self._desk.body(context, receive, self._limit)
 
         async def values() -> Mapping[str, Any]:
-            return _arguments(scope, found, body)
+            return await _arguments(scope, found, body)
 
         decision = await self._desk.decided(context, caller, values)
         if not decision.allowed:
@@ -269,8 +269,8 @@ class _Allowed:
     body: bytes
 
 
-def _arguments(scope: Scope, found: Found, body: bytes) -> Mapping[str, Any]:
+async def _arguments(scope: Scope, found: Found, body: bytes) -> Mapping[str, Any]:
     """What rules look at. Raises `ArgumentsInvalid` for what is not certain."""
     if found.clashes:
         raise ArgumentsInvalid(f"{min(found.clashes)!r} is taken as different values")
-    return web.arguments(scope, found.params, body, found.fields)
+    return await web.arguments(Request(scope), found.params, body, found.fields)

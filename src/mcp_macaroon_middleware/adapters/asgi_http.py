@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope
@@ -62,17 +65,54 @@ def again(body: bytes, receive: Receive) -> Receive:
     return receiving
 
 
-def arguments(scope: Scope, params: Mapping[str, Any], body: bytes, fields: Fields = ANY) -> dict[str, Any]:
-    """Path, query and JSON body as one set of arguments, as the route takes them.
+async def arguments(
+    request: Request, params: Mapping[str, Any], body: bytes | FormData, fields: Fields = ANY
+) -> dict[str, Any]:
+    """What rules see of a request as one set of arguments: what its route declares, as the endpoint gets it.
 
-    Raises `ArgumentsInvalid` for what is not certain: a name that stands in two places with different values could mean
-    either.
+    A route that declares nothing (of another framework), or hands the whole request to its code, may take every name
+    of the query and of a JSON body; of any other route a name that it does not declare satisfies no rule.
+    Raises `ArgumentsInvalid` for what is not certain: a name that stands in two places with different values.
     """
     found: dict[str, Any] = dict(params)
-    _join(found, fields.query(_query(scope)))
-    if body.strip():
-        _join(found, fields.body(_json(scope, body)))
+    free = not fields.dependants or fields.reads_request
+    if fields.dependants:
+        for more in fields.params(request):
+            _join(found, more)
+    document = await _document(request, body, fields, free)
+    try:
+        for more in await fields.body(document) if fields.of_body else ():
+            _join(found, more)
+        if document is not None:
+            _join(found, _beyond(found, document, fields.names("body_params"), free))
+    finally:
+        if isinstance(document, FormData) and document is not body:
+            await document.close()  # read for the rules alone; the endpoint reads its own
+    _join(found, _beyond(found, _query(request.scope), fields.names("query_params"), free))
     return found
+
+
+async def _document(request: Request, body: bytes | FormData, fields: Fields, free: bool) -> Any:
+    """The body as the route reads it: a form, a JSON object, or None for one that nobody looks at."""
+    if not isinstance(body, bytes):
+        return body
+    if fields.takes_form:
+        try:
+            return await Request(request.scope, again(body, request.receive)).form()
+        except (HTTPException, MultiPartException, ValueError):
+            raise ArgumentsInvalid("the body is no form") from None
+    looked_at = bool(fields.of_body) or free
+    return _json(request.scope, body) if looked_at and body.strip() else None
+
+
+def _beyond(
+    found: Mapping[str, Any], values: Mapping[str, Any], declared: Container[str], free: bool
+) -> dict[str, Any]:
+    """What a part of a request holds beside what is declared for it; where it is not `free`, only a second value of a
+    name that is declared elsewhere. What a form has uploaded is no value that rules could look at.
+    """
+    more = {name: each for name, each in values.items() if name not in declared and not isinstance(each, UploadFile)}
+    return more if free else {name: each for name, each in more.items() if name in found}
 
 
 def _query(scope: Scope) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Final
 
 from pydantic_core import PydanticSerializationError, to_jsonable_python
+from starlette.datastructures import FormData
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
@@ -115,9 +116,10 @@ class Macaroon:
     def requires(self, name: str, *, releases: bool = False) -> Callable[[Request], AsyncIterator[Permit]]:
         """A dependency that judges `name`, a component of that name, before the endpoint, and yields a `Permit`.
 
-        Rules look at path, query and JSON body, as the endpoint takes them. Where output rules apply, only an endpoint
-        that promises to return what `permit.release` gives (`releases=True`) is let through, in an application that
-        `install` was called for; what it answers without having released it is withheld.
+        Rules look at what the endpoint declares, as it takes it: path, query, headers, cookies, form or JSON body.
+        Where output rules apply, only an endpoint that promises to return what `permit.release` gives
+        (`releases=True`) is let through, in an application that `install` was called for; what it answers without
+        having released it is withheld.
         """
 
         async def dependency(request: Request) -> AsyncIterator[Permit]:
@@ -136,10 +138,10 @@ class Macaroon:
         caller = await self.caller(request)
         context = desk.context(caller, action(name))
         fields = Fields.of(request.scope.get("route"))
-        body = await self._body(request, context)
+        body = await self._body(request, context, fields)
 
         async def values() -> Mapping[str, Any]:
-            return _arguments(request, fields, body)
+            return await _arguments(request, fields, body)
 
         decision = await desk.decided(context, caller, values)
         if not decision.allowed:
@@ -159,17 +161,17 @@ class Macaroon:
             door.admit(permit)
         return permit
 
-    async def _body(self, request: Request, context: RequestContext) -> bytes | None:
-        """The request's body; None for one that is too large to be looked at."""
+    async def _body(self, request: Request, context: RequestContext, fields: Fields) -> bytes | FormData | None:
+        """The request's body, as a form where FastAPI has read it as one; None for one that is too large."""
         length = request.headers.get("content-length", "")
         if length.isdigit() and int(length) > self._limit:
             return None
         try:
-            body = await request.body()
+            body = await (request.form() if fields.takes_form else request.body())
         except (asyncio.CancelledError, ClientDisconnect):
             await self._desk.cancelled(context)
             raise
-        return body if len(body) <= self._limit else None
+        return None if isinstance(body, bytes) and len(body) > self._limit else body
 
     async def answer(self, request: Request, challenge_id: str, *choices: str) -> bool:
         """Takes a person's answer for the caller of `request`, once; True if anything was allowed. Raises `Refused`."""
@@ -181,14 +183,14 @@ class Macaroon:
         return allowed
 
 
-def _arguments(request: Request, fields: Fields, body: bytes | None) -> Mapping[str, Any]:
+async def _arguments(request: Request, fields: Fields, body: bytes | FormData | None) -> Mapping[str, Any]:
     """What rules look at. Raises `ArgumentsInvalid` for what is not certain."""
     if body is None:
         raise web.TooLarge
     ways = fields.taken(request.path_params)
     if len(ways) > 1:
         raise ArgumentsInvalid("a parameter of the path is taken as different values")
-    return web.arguments(request.scope, ways[0], body, fields)
+    return await web.arguments(request, ways[0], body, fields)
 
 
 def _plain(result: Any) -> Any:
