@@ -17,7 +17,7 @@ from mcp_macaroon_middleware.core.plan import Plan, compile_plan
 from mcp_macaroon_middleware.core.policy_engine import PolicyEngine
 from mcp_macaroon_middleware.host.registry import PluginInfo
 from mcp_macaroon_middleware.model import Action, Component, Kind, Principal, RequestContext, Rule
-from mcp_macaroon_middleware.plugin.contract import ApproverContext, ApproverType, EnforcerType
+from mcp_macaroon_middleware.plugin.contract import ApproverContext, ApproverType, Clock, EnforcerType
 from mcp_macaroon_middleware.rules import parse_rule, rule_from_mapping
 from mcp_macaroon_middleware.tokens import KeyRing
 
@@ -92,13 +92,24 @@ class Lab:
     store: MemoryStore = field(default_factory=MemoryStore)
 
 
-def lab(rules: Sequence[str | Mapping[str, Any]], *more: EnforcerType, **settings: Any) -> Lab:
+def lab(
+    rules: Sequence[str | Mapping[str, Any]],
+    *more: EnforcerType,
+    store: MemoryStore | None = None,
+    clock: Clock | None = None,
+    **settings: Any,
+) -> Lab:
     """An engine for these rules. `default` is deny unless told otherwise."""
-    records, store = Records(), MemoryStore()
+    records, store = Records(), MemoryStore() if store is None else store
     clear = settings.get("clear_arguments", frozenset())
     audit = AuditLog([SinkSlot(name="list", sink=records, required=True)], digest_key=KEY, clear_arguments=clear)
     engine = PolicyEngine(
-        plan_of(rules, *more, **settings), store=store, audit=audit, keys=RING, approvers=open_approvers("mcp")
+        plan_of(rules, *more, **settings),
+        store=store,
+        audit=audit,
+        clock=clock,
+        keys=RING,
+        approvers=open_approvers("mcp"),
     )
     return Lab(engine=engine, records=records, store=store)
 

@@ -164,6 +164,7 @@ def _type(name: str, check: Any, params: type[Params], summary: str) -> Enforcer
         attenuates=True,
         reads_arguments=_reads_arguments,
         counts_together=_counts_together,
+        stateful=True,
         summary=summary,
     )
 

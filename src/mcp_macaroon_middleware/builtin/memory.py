@@ -19,7 +19,7 @@ from typing import Final
 from ..plugin import Added, Amount, Entry, Store, StoreContext, StoreType, StoreUnavailable
 from ..plugin.ticks import ticks
 from .memory_entries import END, Entries, OrderedEntries, end_of
-from .windows import Counter, check_amounts, fresh, name_of, packed, refusal, unpacked
+from .windows import Counter, check_amounts, ends_of, fresh, name_of, packed, refusal, unpacked
 
 MAX_ENTRIES: Final = 1_000_000
 MAX_BYTES: Final = 256 * 1024 * 1024
@@ -114,12 +114,13 @@ class MemoryStore:
             now = self._begin()
             lines = {name_of(amount): amount for amount in amounts}
             keys = {name: self._digest(name) for name in lines}
-            counters = {name: self._counter(keys[name], amount) for name, amount in lines.items()}
+            counters = {name: self._counter(keys[name], amount, now) for name, amount in lines.items()}
             refused = refusal(amounts, counters, now)
             if refused is not None:
                 return refused
             charged = {name_of(amount): _charged(counters, amount, now) for amount in amounts if amount.amount}
-            self._keep({keys[name]: counter for name, counter in charged.items()}, now)
+            ends = ends_of(amounts, charged, now)
+            self._keep({keys[name]: END.pack(ends[name]) + packed(counter) for name, counter in charged.items()}, now)
             found = (counters[name_of(amount)] for amount in amounts)
             return Added(ok=True, used=tuple(each.used(now) if each is not None else 0 for each in found))
 
@@ -197,13 +198,12 @@ class MemoryStore:
         """A counter's key: short whatever its name is, and nobody outside can find two names that share one."""
         return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=15, key=self._salt).digest()
 
-    def _counter(self, key: bytes, amount: Amount) -> Counter | None:
+    def _counter(self, key: bytes, amount: Amount, now: float) -> Counter | None:
         state = self._windows.get(key)
-        return None if state is None else unpacked(state[END.size :], bucket=amount.refills)
+        return None if state is None or end_of(state) <= now else unpacked(state[END.size :], bucket=amount.refills)
 
-    def _keep(self, charged: dict[bytes, Counter], now: float) -> None:
-        """Stores counters, all of them or none."""
-        states = {key: END.pack(counter.ends) + packed(counter) for key, counter in charged.items()}
+    def _keep(self, states: dict[bytes, bytes], now: float) -> None:
+        """Stores counters, packed behind their ends, all of them or none."""
         there = [state for key in states if (state := self._windows.get(key)) is not None]
         size = sum(map(_counter_size, states.values())) - sum(map(_counter_size, there))
         self._take_room(len(states) - len(there), size, now)

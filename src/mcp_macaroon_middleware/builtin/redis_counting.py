@@ -104,6 +104,7 @@ local function write(key, there)
     last, flat[#flat + 1] = flat[#flat - 1], there.span
     value = cmsgpack.pack(flat)
   end
+  last = math.min(last, now + there.lasts)
   redis.call('SET', key, value, 'PX', math.ceil((last - now) / 1000) + 1000)
 end
 
@@ -137,7 +138,7 @@ local function retry_after()
 end
 
 for i = 2, #KEYS do
-  local at, key = 4 * (i - 2), KEYS[i]
+  local at, key = 5 * (i - 2), KEYS[i]
   local line = {key = key, amount = tonumber(ARGV[at + 1]), limit = tonumber(ARGV[at + 2])}
   line.span = tonumber(ARGV[at + 3])
   if counters[key] == nil then
@@ -146,6 +147,7 @@ for i = 2, #KEYS do
     if not there then move(key) end
     counters[key] = there or false
   end
+  if counters[key] then counters[key].lasts = math.max(counters[key].lasts or 0, tonumber(ARGV[at + 5])) end
   lines[#lines + 1] = line
   asked[key] = (asked[key] or 0) + line.amount
   fits = fits and there_is_room(line)
@@ -167,6 +169,7 @@ return answer
 """
 
 ADD: Final = Script(f"{NOW}{ASIDE}local SLOTS = {SLOTS}\n{_READ}{_CHARGE}{_ALL_OR_NONE}", writes=True)
-"""Keys: the prefix, then one for each line. Arguments, for each: amount, limit, window in microseconds, 1 for a bucket.
+"""Keys: the prefix, then one for each line. Arguments, for each: amount, limit, window in microseconds, 1 for a bucket,
+after how many microseconds it is gone whatever it holds.
 
 The answer: 1 or 0, microseconds until it fits (-1: never), the sums; or -1 and the names of what was moved aside."""

@@ -155,6 +155,8 @@ class RedisStore:
         for amount in amounts:
             if amount.amount < 0 or amount.limit < 0 or not 0 < amount.window < math.inf:
                 raise ValueError("amounts and limits are 0 or more, windows a number of seconds above 0")
+            if amount.lasts is not None and not 0 < amount.lasts < math.inf:
+                raise ValueError("a counter lasts a number of seconds above 0")
         parts = {self._parts.of(amount.key) for amount in amounts} or {self._parts.server}
         if len(parts) > 1:
             raise StoreUnavailable("limits in several parts of a redis cluster cannot be charged at once", code=APART)

@@ -51,7 +51,8 @@ def milliseconds(ttl: float) -> int:
     return math.ceil(min(ttl, _LONGEST) * 1000)
 
 
-def line_of(amount: Amount) -> tuple[int, int, int, int]:
+def line_of(amount: Amount) -> tuple[int, int, int, int, int]:
     """A line as the script counts: what is above its largest number is refused, whatever the limit."""
     window = math.ceil(min(amount.window, _LONGEST) * 1_000_000)
-    return min(amount.amount, _MOST + 1), min(amount.limit, _MOST), window, int(amount.refills)
+    lasts = math.ceil(min(_LONGEST if amount.lasts is None else amount.lasts, _LONGEST) * 1_000_000)
+    return min(amount.amount, _MOST + 1), min(amount.limit, _MOST), window, int(amount.refills), lasts

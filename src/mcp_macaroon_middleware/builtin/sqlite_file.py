@@ -22,7 +22,7 @@ from ..plugin import Added, Amount, Entry, PluginError, StoreUnavailable
 from ..plugin.ticks import ticks
 from .broken import BROKEN
 from .sqlite_opening import connect, known, why
-from .windows import Counter, fresh, name_of, packed, refusal, unpacked
+from .windows import Counter, ends_of, fresh, name_of, packed, refusal, unpacked
 
 PAGE: Final = 4096
 SWEPT: Final = 64
@@ -186,14 +186,14 @@ class SQLiteFile:
         refused = refusal(amounts, counters, self.now)
         if refused is not None:
             return refused
-        charged = set()
+        charged: dict[str, Counter] = {}
         for amount in amounts:
             if amount.amount:
-                name = name_of(amount)
-                counters[name].add(self.now, amount.amount, min(amount.window, LONGEST))
-                charged.add(name)
-        for name in charged:
-            row = (self._space, _bytes(name), packed(counters[name]), counters[name].ends)
+                charged[name_of(amount)] = counter = counters[name_of(amount)]
+                counter.add(self.now, amount.amount, min(amount.window, LONGEST))
+        ends = ends_of(amounts, charged, self.now)
+        for name, counter in charged.items():
+            row = (self._space, _bytes(name), packed(counter), ends[name])
             self._there().execute("INSERT OR REPLACE INTO counters VALUES (?, ?, ?, ?)", row)
         return Added(ok=True, used=tuple(counters[name_of(amount)].used(self.now) for amount in amounts))
 

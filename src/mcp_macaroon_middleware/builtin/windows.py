@@ -93,6 +93,8 @@ def check_amounts(amounts: Sequence[Amount]) -> None:
     for amount in amounts:
         if amount.amount < 0 or amount.limit < 0 or not 0 < amount.window < math.inf:
             raise ValueError("amounts and limits are 0 or more, windows a number of seconds above 0")
+        if amount.lasts is not None and not 0 < amount.lasts < math.inf:
+            raise ValueError("a counter lasts a number of seconds above 0")
 
 
 def name_of(amount: Amount) -> str:
@@ -103,6 +105,15 @@ def name_of(amount: Amount) -> str:
 def fresh(amount: Amount) -> Counter:
     """A counter of which nothing is used."""
     return Bucket(amount.window / max(amount.limit, 1)) if amount.refills else Window()
+
+
+def ends_of(amounts: Sequence[Amount], charged: Mapping[str, Counter], now: float) -> dict[str, float]:
+    """When each counter that was charged just now is gone: nothing of it is left, or nobody can ask for it any more."""
+    lasts: dict[str, float] = {}
+    for amount in amounts:
+        name = name_of(amount)
+        lasts[name] = max(lasts.get(name, 0.0), math.inf if amount.lasts is None else amount.lasts)
+    return {name: min(counter.ends, now + lasts[name]) for name, counter in charged.items()}
 
 
 def packed(counter: Counter) -> bytes:

@@ -171,7 +171,7 @@ def inspect(
 
 def _minted(policy: TokenPolicy, **fields: Any) -> str:
     try:
-        return tokens.mint(policy.keys, audience=policy.audience, **fields)
+        return tokens.mint(policy.keys, audience=policy.audience, counts=policy.counts, **fields)
     except UnicodeError:
         raise
     except ValueError as error:

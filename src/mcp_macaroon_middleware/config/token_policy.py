@@ -11,7 +11,7 @@ from typing import Any
 from ..core.approvals import Approvals
 from ..core.bearers import Bearers
 from ..core.binding import RuleProblem
-from ..core.caveats import caveat_problem
+from ..core.caveats import caveat_counts, caveat_problem
 from ..core.clock import SystemClock
 from ..core.plan import Plan
 from ..errors import ConfigError, RuleError
@@ -60,6 +60,10 @@ class TokenPolicy:
         problem = caveat_problem(rule, self.plan)
         if isinstance(problem, RuleProblem):
             raise RuleError(problem.message, hint=problem.hint, code=problem.code)
+
+    def counts(self, rule: Rule) -> bool:
+        """Whether this server would keep anything for a rule in a token, as it does for limits."""
+        return caveat_counts(rule, self.plan)
 
     def principal(self, subject: str, issuer: str | None, tenant: str | None) -> Principal:
         """The principal of a subject, as the server names the bearer of a token."""

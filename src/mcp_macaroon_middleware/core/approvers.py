@@ -5,6 +5,7 @@ wrong is no approval (law L2).
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -47,12 +48,15 @@ class OpenApprover:
 
     async def ask(self, challenge: Challenge, seconds: float) -> Answer | Pending:
         """What the approver says to a question within this time; a fault is an answer that allows nothing."""
+        began = time.perf_counter()
         try:
             said = await within(seconds, lambda: self.approver.ask(challenge))
         except TimeoutError:
             return Answer(ending="timeout")
         except Exception as error:
             return self._failed(error)
+        if time.perf_counter() - began > seconds:  # it held the event loop, so nothing could end it in time
+            return Answer(ending="timeout")
         return said if isinstance(said, Answer | Pending) else self._failed(TypeError())
 
     def read(self, challenge: Challenge, reply: Reply) -> Answer:

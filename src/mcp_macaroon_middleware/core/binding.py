@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 from pydantic import ValidationError
@@ -67,6 +68,7 @@ class BoundCheck:
     """One rule bound to its enforcer and its validated params. `judged` is the action that the enforcer sees.
 
     `reads_arguments` and `may_withhold` are what the enforcer says of these params, asked once: no request asks it.
+    `space` is where in the store its state lies; `ends`, of a token's rule, when the last token that bears it does.
     """
 
     rule: Rule
@@ -82,6 +84,13 @@ class BoundCheck:
     scope: tuple[str, ...] = ()
     reads_arguments: bool = True
     may_withhold: Sequence[Edit] | None = None
+    space: str = ""
+    ends: datetime | None = None
+
+    @property
+    def counts(self) -> bool:
+        """Whether its enforcer says that it keeps anything, or charges."""
+        return self.enforcer.stateful or self.enforcer.counts_together is not None
 
     @property
     def grants_only(self) -> bool:
@@ -151,6 +160,7 @@ def bind_rule(
         scope=scope,
         reads_arguments=reads_arguments,
         may_withhold=may_withhold,
+        space=f"plugin/{provided.plugin.name}",
     )
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Final
+from dataclasses import replace
+from typing import Any, Final
 
 from ..errors import RuleError
 from ..model import Action, Phase, Rule, Target, Verdict
 from ..plugin.contract import Check, EnforcerType, NoParams, RuleView
 from ..rules import parse_rule
 from ..tokens import VerifiedToken
+from ..tokens.caveats import MOST_COUNTING
 from .binding import BoundCheck, RuleProblem
 from .plan import Plan, Rulebook
+from .quotas import caveat_space
 
 CACHED: Final = 1024
 
@@ -20,14 +23,14 @@ class CaveatBooks:
     """A bounded memo of rulebooks by token lineage and caveats; it goes with the plan it was made for."""
 
     def __init__(self) -> None:
-        self._books: OrderedDict[tuple[str, tuple[str, ...], tuple[str, ...]], Rulebook] = OrderedDict()
+        self._books: OrderedDict[Any, Rulebook] = OrderedDict()
 
     def of(self, token: VerifiedToken, plan: Plan) -> Rulebook:
         """The token's caveats as a rulebook."""
-        key = (plan.revision, token.lineage, token.caveats)
+        key = (plan.revision, token.lineage, token.caveats, token.ends)
         book = self._books.get(key)
         if book is None:
-            book = Rulebook([bind_caveat(text, plan, scope) for text, scope in token.scoped_caveats])
+            book = Rulebook(_bound(token, plan))
             self._books[key] = book
             if len(self._books) > CACHED:
                 self._books.popitem(last=False)
@@ -42,13 +45,39 @@ def bind_caveat(text: str, plan: Plan, scope: tuple[str, ...]) -> BoundCheck:
         bound = plan.bind(parse_rule(text, in_token=True), from_token=True, scope=scope)
     except RuleError as error:
         return _prohibition(text, str(error))
-    return _prohibition(text, bound.message) if isinstance(bound, RuleProblem) else bound
+    if isinstance(bound, RuleProblem):
+        return _prohibition(text, bound.message)
+    return replace(bound, space=caveat_space(bound.plugin, scope, text))
+
+
+def _bound(token: VerifiedToken, plan: Plan) -> list[BoundCheck]:
+    """The caveats as checks. The same text under the same branches says nothing new, and would share its state: once is
+    enough. More than `MOST_COUNTING` that count refuse everything."""
+    checks: dict[tuple[str, tuple[str, ...]], BoundCheck] = {}
+    counting = 0
+    for number, (text, scope) in enumerate(token.scoped_caveats):
+        check = checks.get((text, scope))
+        if check is None:
+            check = bind_caveat(text, plan, scope)
+            ends = token.ends[number] if number < len(token.ends) else token.expires
+            checks[text, scope] = replace(check, ends=ends)
+        counting += check.counts
+    bound = list(checks.values())
+    if counting > MOST_COUNTING:
+        bound.append(_prohibition("", f"more than {MOST_COUNTING} rules of the token count"))
+    return bound
 
 
 def caveat_problem(rule: Rule, plan: Plan) -> RuleProblem | None:
     """Why a rule may not stand in a token, or None."""
     bound = plan.bind(rule, from_token=True)
     return bound if isinstance(bound, RuleProblem) else None
+
+
+def caveat_counts(rule: Rule, plan: Plan) -> bool:
+    """Whether a rule, in a token, would keep anything in the store."""
+    bound = plan.bind(rule, from_token=True)
+    return not isinstance(bound, RuleProblem) and bound.counts
 
 
 def _prohibition(text: str, why: str) -> BoundCheck:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from ..model import Charge, Effect, Refusal, Verdict
-from ..plugin.contract import Amount, Store
+from ..plugin.contract import Added, Amount, Store
+from ..tokens.caveats import MOST_COUNTING
 from .asks import Ask
 from .binding import BoundCheck
 from .decisions import Decision, Tally
+from .quotas import CODE, Quotas, bounded
 
 LIMITED: Final = "Too many calls; try again later."
 
@@ -19,40 +21,82 @@ LIMITED: Final = "Too many calls; try again later."
 Line = tuple[BoundCheck, Charge]
 
 
-async def charge(
-    store: Store, decision: Decision, operator: Tally, holder: Tally, beyond: Collection[Line] = ()
-) -> Refusal | None:
-    """Charges every limit or none, in one trip. In shadow mode the operator's are charged and not enforced.
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The limits of one engine: its store, and how much a token's rules may have it keep."""
 
-    `beyond` are the very limits that a person lets this call pass, and those that are charged already; the others of
-    the same rule are charged.
-    """
-    own, lent = operator.charges, holder.charges
-    if decision.plan.settings.mode == "shadow" and own:
-        refusal = await _add(store, decision, own)
-        if refusal is not None:
-            decision.facts.setdefault("shadow", {"effect": "deny", "code": refusal.code})
-        own = []
-    lines = [line for line in (*own, *lent) if line not in beyond]
-    return await _add(store, decision, lines) if lines else None
+    store: Store
+    quotas: Quotas
 
+    async def charge(
+        self, decision: Decision, operator: Tally, holder: Tally, beyond: Collection[Line] = ()
+    ) -> Refusal | None:
+        """Charges every limit or none, in one trip. In shadow mode the operator's are charged and not enforced.
 
-async def look(store: Store, decision: Decision, lines: Sequence[Line]) -> list[Line]:
-    """The limits that this call would pass, without charging any."""
-    if not lines:
-        return []
-    amounts = [replace(_amount(decision, check, charge), amount=0) for check, charge in lines]
-    there = await store.add(amounts)
-    return [
-        (check, charge)
-        for (check, charge), used in zip(lines, there.used, strict=True)
-        if used + charge.amount > charge.limit
-    ]
+        `beyond` are the very limits that a person lets this call pass, and those that are charged already; the others
+        of the same rule are charged.
+        """
+        own, lent = operator.charges, holder.charges
+        if decision.plan.settings.mode == "shadow" and own:
+            refusal = await self._add(decision, own)
+            if refusal is not None:
+                decision.facts.setdefault("shadow", {"effect": "deny", "code": refusal.code})
+            own = []
+        lines = [line for line in (*own, *lent) if line not in beyond]
+        return await self._add(decision, lines) if lines else None
 
+    async def look(self, decision: Decision, lines: Sequence[Line]) -> list[Line]:
+        """The limits that this call would pass, without charging any."""
+        if not lines:
+            return []
+        amounts = [replace(self._amount(decision, check, charge), amount=0) for check, charge in lines]
+        there = await self.store.add(amounts)
+        return [
+            (check, charge)
+            for (check, charge), used in zip(lines, there.used, strict=True)
+            if used + charge.amount > charge.limit
+        ]
 
-async def refused(store: Store, decision: Decision, lines: Sequence[Line]) -> Refusal | None:
-    """The refusal of limits that `look` found passed. It charges them if one has got room meanwhile."""
-    return await _add(store, decision, lines)
+    async def refused(self, decision: Decision, lines: Sequence[Line]) -> Refusal | None:
+        """The refusal of limits that `look` found passed. It charges them if one has got room meanwhile."""
+        return await self._add(decision, lines)
+
+    async def _add(self, decision: Decision, charges: Sequence[Line]) -> Refusal | None:
+        amounts = [self._amount(decision, check, charge) for check, charge in charges]
+        if not await self._claimed(decision, charges, amounts):
+            decision.facts["limit"] = {"rule": "", "retry_after": None}
+            return Refusal(code=CODE, reason="The token's limits count too many things already.")
+        added = await self.store.add(amounts)
+        return None if added.ok else _passed(decision, charges, added)
+
+    async def _claimed(self, decision: Decision, charges: Sequence[Line], amounts: Sequence[Amount]) -> bool:
+        """Whether there is room for the counters of the token's own limits."""
+        lent = {
+            amount.key: amount.lasts or 0.0
+            for (check, _), amount in zip(charges, amounts, strict=True)
+            if check.from_token and amount.amount
+        }
+        if not lent:
+            return True
+        if len({check.space for check, _ in charges if check.from_token}) > MOST_COUNTING:
+            return False  # of plugins that do not say that they count
+        left = max(self.quotas.left(check) for check, _ in charges if check.from_token)
+        return await self.quotas.claim(decision.request.principal, decision.lineage[0], lent, left)
+
+    def _amount(self, decision: Decision, check: BoundCheck, charge: Charge) -> Amount:
+        """One line for the store; the counters of a token's rule are that rule's own, and end with the token.
+
+        What is counted for each principal apart begins with its place; what is not has none, and so has one for all.
+        """
+        owner = ["token", check.space] if check.from_token else ["operator"]
+        if charge.per_principal:
+            owner.append(decision.request.principal.key)
+        key = json.dumps(["limit", check.enforcer.name, owner, list(charge.key)], ensure_ascii=True)
+        place = decision.request.principal.place if charge.per_principal else ""
+        amount = Amount(
+            key=place + key, amount=charge.amount, limit=charge.limit, window=charge.window, refills=charge.refills
+        )
+        return bounded(amount, self.quotas.left(check)) if check.from_token else amount
 
 
 def questions(decision: Decision, lines: Sequence[Line]) -> Mapping[Line, Ask]:
@@ -65,10 +109,8 @@ def questions(decision: Decision, lines: Sequence[Line]) -> Mapping[Line, Ask]:
     }
 
 
-async def _add(store: Store, decision: Decision, charges: Sequence[Line]) -> Refusal | None:
-    added = await store.add([_amount(decision, check, charge) for check, charge in charges])
-    if added.ok:
-        return None
+def _passed(decision: Decision, charges: Sequence[Line], added: Added) -> Refusal:
+    """The refusal of limits that did not fit, by the first that refuses."""
     over = [
         (check, charge)
         for (check, charge), used in zip(charges, added.used, strict=True)
@@ -80,18 +122,3 @@ async def _add(store: Store, decision: Decision, charges: Sequence[Line]) -> Ref
         return Refusal(code="rate_limited", reason="The token's limit is reached.", retry_after=added.retry_after)
     reason = charge.reason if charge.effect is Effect.DENY else LIMITED
     return Refusal(code=charge.code, reason=reason, policy=check.enforcer.name, retry_after=added.retry_after)
-
-
-def _amount(decision: Decision, check: BoundCheck, charge: Charge) -> Amount:
-    """One line for the store; a token's counters are its own, never the operator's.
-
-    What is counted for each principal apart begins with its place; what is not has none, and so has one for all.
-    """
-    owner = ["token", *check.scope] if check.from_token else ["operator"]
-    if charge.per_principal:
-        owner.append(decision.request.principal.key)
-    key = json.dumps(["limit", check.enforcer.name, owner, list(charge.key)], ensure_ascii=True)
-    place = decision.request.principal.place if charge.per_principal else ""
-    return Amount(
-        key=place + key, amount=charge.amount, limit=charge.limit, window=charge.window, refills=charge.refills
-    )

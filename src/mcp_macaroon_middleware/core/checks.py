@@ -1,8 +1,8 @@
 """Runs checks in isolation: whatever one does, it yields a `Verdict`, and a fault yields a refusal (law L2).
 
-A check that raises, outlives the deadline, returns something else or finds no free thread refuses. A deadline abandons
-a verdict, not a thread: plugins are trusted code. Each plugin has threads of its own, and the audit is told of one that
-fails time after time.
+A check that raises, outlives the deadline, returns something else or finds no free thread refuses: a verdict that comes
+late is none, whichever way it comes. A deadline abandons a verdict, not a thread: plugins are trusted code. Each plugin
+has threads of its own, and the audit is told of one that fails time after time.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import contextvars
 import inspect
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from ..errors import StoreUnavailable
-from ..model import ALLOW, Charge, Edit, Effect, Question, RequestContext, Result, Verdict
+from ..model import ALLOW, Charge, Edit, Effect, Principal, Question, RequestContext, Result, Verdict
 from ..plugin.contract import Check, Clock, Store
 from .binding import BoundCheck
 from .failing import Event, Failing
@@ -28,8 +29,20 @@ logger: Final = logging.getLogger("mcp_macaroon_middleware")
 _OWN: Final = (StoreUnavailable,)
 _ELSEWHERE: Final = ("busy", _OWN[0].code)  # what refuses then is not the plugin's doing
 SLOW: Final = 0.05
+LATE: Final = "enforcer_timeout"
 
 Blocking = list[tuple[int, BoundCheck, Check[Any]]]
+Stores = Callable[[BoundCheck, Principal], Store]
+
+
+@dataclass(frozen=True, slots=True)
+class _Later:
+    """An answer that is to be awaited, and for how many seconds more its verdict counts."""
+
+    number: int
+    bound: BoundCheck
+    answer: Any
+    left: float
 
 
 class Fault(Verdict):
@@ -39,12 +52,12 @@ class Fault(Verdict):
 
 
 class Runner:
-    """Builds each check's input and runs checks; one a process is enough. `stores` gives a plugin its own namespace.
+    """Builds each check's input and runs checks; one a process is enough. `stores` gives a check its store.
 
     `event` records that a plugin's enforcer fails time after time, and that it answers again.
     """
 
-    def __init__(self, clock: Clock, stores: Callable[[str], Store], event: Event | None = None) -> None:
+    def __init__(self, clock: Clock, stores: Stores, event: Event | None = None) -> None:
         self._clock = clock
         self._stores = stores
         self._workers = Workers()
@@ -58,18 +71,20 @@ class Runner:
     def judge_now(self, match: Match, request: RequestContext) -> Verdict:
         """The verdict of a check whose answer depends on the rule and the component alone."""
         check = self._input(match.check, request, None)
+        started = time.perf_counter()
         answer = _call(match.check, check)
         if inspect.isawaitable(answer):
             _drop(answer)
             answer = _contract(match.check, "answers a constant check later")
-        return self._noted(match.check, _checked(match.check, answer))
+        verdict = _in_time(match.check, _checked(match.check, answer), time.perf_counter() - started)
+        return self._noted(match.check, verdict)
 
     async def judge(
         self, matches: Sequence[Match], request: RequestContext, result: Result | None = None
     ) -> list[Verdict]:
-        """One verdict a match, in their order. Inline checks run here; the others share one deadline."""
+        """One verdict a match, in their order. Inline checks run here; the others are waited for together."""
         judged: list[Verdict | None] = [None] * len(matches)
-        later: list[tuple[int, BoundCheck, Awaitable[Any]]] = []
+        later: list[_Later] = []
         blocking: Blocking = []
         for number, match in enumerate(matches):
             bound = match.check
@@ -79,11 +94,12 @@ class Runner:
                 continue
             started = time.perf_counter()
             answer = _call(bound, check)
-            self._report_slow(bound, time.perf_counter() - started)
+            spent = time.perf_counter() - started
+            self._report_slow(bound, spent)
             if not isinstance(answer, Verdict) and inspect.isawaitable(answer):
-                later.append((number, bound, answer))
+                later.append(_Later(number, bound, answer, bound.enforcer.timeout - spent))
             else:
-                judged[number] = _checked(bound, answer)
+                judged[number] = _in_time(bound, _checked(bound, answer), spent)
         if later or blocking:
             for number, verdict in await self._wait(later, blocking):
                 judged[number] = verdict
@@ -107,7 +123,7 @@ class Runner:
             params=bound.params,
             action=bound.judged,
             clock=self._clock,
-            store=self._stores(bound.plugin),
+            store=self._stores(bound, request.principal),
             result=result,
             settings=bound.settings,
         )
@@ -121,17 +137,16 @@ class Runner:
                 seconds * 1000,
             )
 
-    async def _wait(
-        self, later: Sequence[tuple[int, BoundCheck, Awaitable[Any]]], blocking: Blocking
-    ) -> list[tuple[int, Verdict]]:
-        """Waits for async and blocking checks together; the deadline is the longest of their timeouts."""
-        deadline = max(bound.enforcer.timeout for _, bound, _ in (*later, *blocking))
+    async def _wait(self, later: Sequence[_Later], blocking: Blocking) -> list[tuple[int, Verdict]]:
+        """Waits for async and blocking checks together, as long as any of them may take; each has its own deadline."""
+        times = [each.left for each in later] + [bound.enforcer.timeout for _, bound, _ in blocking]
+        began = time.perf_counter()
         verdicts: list[tuple[int, Verdict]] = []
-        tasks = [asyncio.ensure_future(_settle(number, bound, answer, verdicts)) for number, bound, answer in later]
-        hops = [_Hop(checks) for checks in _by_plugin(blocking)]
+        tasks = [asyncio.ensure_future(_settle(each, began, verdicts)) for each in later]
+        hops = [_Hop(checks, began) for checks in _by_plugin(blocking)]
         tasks += [asyncio.ensure_future(self._in_thread(hop, verdicts)) for hop in hops]
         try:
-            _, pending = await asyncio.wait(tasks, timeout=deadline)
+            _, pending = await asyncio.wait(tasks, timeout=max(*times, 0.0))
         except asyncio.CancelledError:
             _abandon(tasks)
             raise
@@ -145,27 +160,28 @@ class Runner:
         if future is None:
             verdicts.extend((number, _busy(bound)) for number, bound, _ in hop.checks)
             return
-        for number, bound, answer in await asyncio.wrap_future(future):
-            await _settle(number, bound, answer, verdicts)
+        for each in await asyncio.wrap_future(future):
+            await _settle(each, hop.began, verdicts)
 
 
 class _Hop:
     """The blocking checks of one plugin in one request: they run one after the other, in one worker thread."""
 
-    def __init__(self, checks: Blocking) -> None:
+    def __init__(self, checks: Blocking, began: float) -> None:
         self.checks = checks
+        self.began = began
         self.plugin = checks[0][1].plugin
         self._begun = 0
         self._late = False
 
-    def run(self) -> list[tuple[int, BoundCheck, Any]]:
+    def run(self) -> list[_Later]:
         """What each of them answers; after the deadline none begins any more."""
-        answers: list[tuple[int, BoundCheck, Any]] = []
+        answers: list[_Later] = []
         for number, bound, check in self.checks:
             if self._late:
                 break
             self._begun += 1
-            answers.append((number, bound, _call(bound, check)))
+            answers.append(_Later(number, bound, _call(bound, check), bound.enforcer.timeout))
         return answers
 
     def unheard(self) -> list[tuple[int, Verdict]]:
@@ -191,8 +207,12 @@ def _call(bound: BoundCheck, check: Check[Any]) -> Any:
         return _failed(bound, error)
 
 
-async def _settle(number: int, bound: BoundCheck, answer: Any, verdicts: list[tuple[int, Verdict]]) -> None:
-    verdicts.append((number, await _awaited(bound, answer)))
+async def _settle(later: _Later, began: float, verdicts: list[tuple[int, Verdict]]) -> None:
+    """Waits for an answer that was begun at `began`. One that comes late is none, though nothing cut it off in time: it
+    swallowed the cancellation, or the event loop stood still."""
+    verdict = await _awaited(later.bound, later.answer)
+    late = time.perf_counter() - began > later.left
+    verdicts.append((later.number, _timeout(later.bound) if late else verdict))
 
 
 async def _awaited(bound: BoundCheck, answer: Any) -> Verdict:
@@ -209,6 +229,11 @@ async def _awaited(bound: BoundCheck, answer: Any) -> Verdict:
     except BaseException as error:
         return _failed(bound, error)
     return _checked(bound, answer)
+
+
+def _in_time(bound: BoundCheck, verdict: Verdict, spent: float) -> Verdict:
+    """The verdict, if it came within the enforcer's time; else the refusal that stands for it."""
+    return verdict if spent <= bound.enforcer.timeout else _timeout(bound)
 
 
 def _checked(bound: BoundCheck, answer: Any) -> Verdict:
@@ -258,11 +283,14 @@ def _contract(bound: BoundCheck, what: str) -> Verdict:
     return Fault.deny("enforcer_contract", "The policy could not be evaluated.", detail=f"{bound.enforcer.name} {what}")
 
 
+def is_late(verdict: Verdict) -> bool:
+    """Whether it stands for a verdict that did not come in time."""
+    return type(verdict) is Fault and verdict.code == LATE
+
+
 def _timeout(bound: BoundCheck) -> Verdict:
     logger.error("enforcer %s outlived its deadline", bound.enforcer.name)
-    return Fault.deny(
-        "enforcer_timeout", "The policy could not be evaluated in time.", detail=f"{bound.enforcer.name} timed out"
-    )
+    return Fault.deny(LATE, "The policy could not be evaluated in time.", detail=f"{bound.enforcer.name} timed out")
 
 
 def _busy(bound: BoundCheck) -> Verdict:

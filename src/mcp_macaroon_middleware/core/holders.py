@@ -25,7 +25,7 @@ def mint(keys: tokens.KeyRing, *, check: CheckRule | None = None, **fields: Any)
     A caveat that would prohibit everything is not written: `RuleError` says why. `check` replaces the look at the
     plugins that are installed here, for servers that have others.
     """
-    return tokens.mint(keys, check=check or known_here, **fields)
+    return tokens.mint(keys, check=check or known_here, counts=counts_here, **fields)
 
 
 def attenuate(
@@ -40,7 +40,7 @@ def attenuate(
     A caveat that would prohibit everything is not written: `RuleError` says why. `check` replaces the look at the
     plugins that are installed here, for servers that have others: `check=lambda rule: None` looks at nothing.
     """
-    return tokens.attenuate(token, *caveats, expires=expires, now=now, check=check or known_here)
+    return tokens.attenuate(token, *caveats, expires=expires, now=now, check=check or known_here, counts=counts_here)
 
 
 def known_here(rule: Rule) -> None:
@@ -48,6 +48,14 @@ def known_here(rule: Rule) -> None:
     bound = bind_rule(rule, _registry(), PlanSettings(), {}, from_token=True)
     if isinstance(bound, RuleProblem):
         raise RuleError(bound.message, hint=bound.hint, code=bound.code)
+
+
+def counts_here(rule: Rule) -> bool:
+    """Whether the rule's policy keeps anything in the store, as far as the plugins that are installed here say."""
+    provided = _registry().enforcers.get(rule.policy)
+    if provided is None:
+        return False
+    return provided.contribution.stateful or provided.contribution.counts_together is not None
 
 
 @lru_cache(maxsize=1)

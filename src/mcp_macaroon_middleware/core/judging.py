@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from ..model import RequestContext, Result, Verdict
 from ..plugin.contract import Clock
-from .checks import Runner
+from .checks import Runner, is_late
 from .decisions import NOTHING_AFTER, After, Tally
 from .plan import NO_MATCHES, Match, Matches, Plan, still_holds
 from .principals import applies
@@ -23,12 +23,15 @@ class Judge:
 
     def summary(self, matches: Matches, request: RequestContext) -> Tally:
         """What the constant, unconditional checks come to. Shared: copy it before adding to it."""
-        if matches.summary is None:
-            tally = Tally()
-            for match in matches.folded:
-                tally.add(match, self._runner.judge_now(match, request), sure=True)
+        if matches.summary is not None:
+            return matches.summary
+        tally = Tally()
+        verdicts = [self._runner.judge_now(match, request) for match in matches.folded]
+        for match, verdict in zip(matches.folded, verdicts, strict=True):
+            tally.add(match, verdict, sure=True)
+        if not any(is_late(verdict) for verdict in verdicts):  # the next one may be in time
             matches.summary = tally
-        return matches.summary
+        return tally
 
     def applying(self, plan: Plan, matches: Iterable[Match], request: RequestContext) -> list[tuple[Match, bool]]:
         """The matches that apply, each with whether that is sure. A doubt counts against the caller.
@@ -64,7 +67,9 @@ class Judge:
                 tally.add(match, verdict, sure=sure)
 
     def _constant(self, match: Match, request: RequestContext) -> Verdict:
-        match.verdict = verdict = self._runner.judge_now(match, request)
+        verdict = self._runner.judge_now(match, request)
+        if not is_late(verdict):
+            match.verdict = verdict
         return verdict
 
     def after(self, plan: Plan, matches: Matches, request: RequestContext) -> After:

@@ -27,6 +27,7 @@ from ..model import (
     Challenge,
     Effect,
     Phase,
+    Principal,
     Redaction,
     Refusal,
     RequestContext,
@@ -49,6 +50,7 @@ from .consent import Consent
 from .decisions import After, Decision, Outcome, Tally, plain_refusal, refusal_for
 from .judging import Judge
 from .plan import NO_MATCHES, Match, Matches, Plan, Rulebook
+from .quotas import LentStore, Quotas
 from .records import Recorder
 from .revocation import Revocations
 
@@ -79,9 +81,11 @@ class PolicyEngine:
         self._audit = audit
         self._pen = Recorder(audit)
         self._handles: dict[str, Store] = {}
+        self._quotas = Quotas(store, self._clock)
         self._runner = Runner(self._clock, self._handle, audit.event)
         self.judge = Judge(self._runner, self._clock)
         self.caveats = CaveatBooks()
+        self._limits = charging.Limits(store, self._quotas)
         self._calls = agnostic.OpenCalls()
         approvals = None
         if keys is not None:
@@ -206,7 +210,7 @@ class PolicyEngine:
         if asking is not None and (decision.own_after.open or decision.lent_after.open or decision.narrowed):
             await self._coerce(decision, arguments)  # a question about the result shows them
         if limits and not decision.charged:
-            refusal = await charging.charge(self._store, decision, operator, holder, decision.beyond)
+            refusal = await self._limits.charge(decision, operator, holder, decision.beyond)
             if refusal is not None:
                 return self._refused(decision, refusal)
             decision.charged = True
@@ -228,15 +232,15 @@ class PolicyEngine:
         more = charging.questions(decision, lines)
         find = self.consent.find(decision, Phase.BEFORE, [*asks, *more.values()])
         if more:  # what they ask depends on both: one round trip
-            found, passed = await asyncio.gather(find, charging.look(self._store, decision, lines))
+            found, passed = await asyncio.gather(find, self._limits.look(decision, lines))
         else:
             found, passed = await find, []
         asks += [more[line] for line in passed if line in more]
         standing = self.consent.standing(decision, asks, found)
         if not (more or standing.settled):
-            passed = await charging.look(self._store, decision, lines)
+            passed = await self._limits.look(decision, lines)
         closed = [line for line in passed if line not in more]
-        refusal = await charging.refused(self._store, decision, closed) if closed else None
+        refusal = await self._limits.refused(decision, closed) if closed else None
         if refusal is not None:
             return self._refused(decision, refusal)
         refusal = await self.consent.before(decision, standing)
@@ -544,10 +548,13 @@ class PolicyEngine:
         if decision is not None:
             await self.fail(decision, "error", detail)
 
-    def _handle(self, plugin: str) -> Store:
-        handle = self._handles.get(plugin)
+    def _handle(self, check: BoundCheck, principal: Principal) -> Store:
+        """The part of the store that a check sees: its plugin's, or, of a token's rule, that rule's alone (law L1)."""
+        if check.from_token:
+            return LentStore(self._store, self._quotas, check, principal)
+        handle = self._handles.get(check.space)
         if handle is None:
-            handle = self._handles[plugin] = Namespaced(self._store, f"plugin/{plugin}")
+            handle = self._handles[check.space] = Namespaced(self._store, check.space)
         return handle
 
 

@@ -73,6 +73,8 @@ class Amount:
 
     With `amount` 0 nothing is charged and the answer says how full the window is. `refills`: `key` is a bucket instead,
     which holds `limit` and is refilled evenly, all of it in `window` seconds; windows and buckets share no keys.
+    `lasts`: so many seconds after its last charge nobody will ask for the counter any more, and it is gone, whatever it
+    holds; None where that is not known.
     """
 
     key: str
@@ -80,6 +82,7 @@ class Amount:
     limit: int
     window: float
     refills: bool = False
+    lasts: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +163,8 @@ class Check(Generic[P]):
 
     `action` is what to judge (`allow`, `deny` or `only`); where the rule says `elicit`, it is the action whose refusal
     becomes a question. `result` is there after the call only. `store` holds this plugin's own namespace and nothing
-    else; `settings` is the plugin's section of the file.
+    else, and for a rule of a token that very rule's own, which ends with the token; `settings` is the plugin's section
+    of the file.
     """
 
     request: RequestContext
@@ -218,6 +222,7 @@ class EnforcerType:
     published output schemas stay true; without it every field may leave. `idle` are actions that refuse and withhold
     nothing: in a token they are an error, since a caveat that cannot refuse anything has no business there.
     `counts_together` says of params, for enforcers that charge, whether several principals share their counts.
+    `stateful`: it charges, or keeps anything in `check.store`; a token may bear two rules of such enforcers at most.
     """
 
     name: str
@@ -240,6 +245,7 @@ class EnforcerType:
     may_withhold: Callable[[Any, Action], Sequence[Edit]] | None = None
     idle: frozenset[Action] = frozenset()
     counts_together: Callable[[Any], bool] | None = None
+    stateful: bool = False
 
 
 def _unrecorded(event: str, facts: Mapping[str, Any]) -> None:

@@ -53,6 +53,7 @@ def enforcer(
     may_withhold: Callable[[Any, Action], Sequence[Edit]] | None = None,
     idle: Iterable[Action] = (),
     counts_together: Callable[[Any], bool] | None = None,
+    stateful: bool = False,
 ) -> Callable[[Callable[[Check[P]], Verdict | Awaitable[Verdict]]], EnforcerType]:
     """Makes an `EnforcerType` of a function that takes one `Check` and returns a `Verdict`, sync or async.
 
@@ -82,6 +83,7 @@ def enforcer(
             may_withhold=may_withhold,
             idle=frozenset(map(Action, idle)),
             counts_together=counts_together,
+            stateful=stateful,
         )
 
     return decorate

@@ -15,6 +15,7 @@ from ..fields import redact
 from ..host.contributions import contribution_faults
 from ..model import Action, Charge, Edit, Effect, Phase, Principal, Redaction, Verdict, frozen, thawed
 from ..plugin.contract import EnforcerType
+from ..plugin.namespace import Namespaced
 from ..rules import parse_rule
 from .cases import Case, Trial, moved, trial, trials
 from .fakes import BrokenStore
@@ -22,6 +23,9 @@ from .hostile import CANARY, substituted, with_canaries
 
 INLINE: Final = 0.5
 PAIRS: Final = 12
+LOOKS: Final = 6
+"""How often a rule is judged where what it remembers could show."""
+COPIES: Final = 3
 _CODE: Final = re.compile(r"[a-z][a-z0-9_]*\Z")
 _WITHHELD: Final = "the whole result is withheld"
 
@@ -160,6 +164,30 @@ class EnforcerContract:
             assert lent is not None
             verdict, own = await lent.verdict(), await made.verdict()
             assert (verdict.effect, verdict.edits) == (own.effect, own.edits), made
+
+    async def test_L1_rules_of_a_token_never_weaken_what_the_operators_rule_says(self) -> None:
+        """Each has a store of its own, as a server gives them one; what else an enforcer remembers is shared."""
+        for made in self._trials()[:PAIRS]:
+            if not self.enforcer.attenuates or made.action in self.enforcer.idle:
+                continue
+            plain, mixed = MemoryStore(), MemoryStore()
+            alone = [await made.verdict(store=plain) for _ in range(LOOKS)]
+            beside = []
+            for _ in range(LOOKS):
+                for number in range(COPIES):
+                    await made.verdict(store=Namespaced(mixed, f"caveat/{number}"))
+                beside.append(await made.verdict(store=Namespaced(mixed, "plugin")))
+            for one, other in zip(beside, alone, strict=True):
+                assert one.effect <= other.effect, f"{made} is weaker after the same rule of a token"
+                assert set(other.edits) <= set(one.edits), f"{made} withholds less after the same rule of a token"
+
+    async def test_L1_an_enforcer_that_may_stand_in_a_token_says_that_it_keeps_anything(self) -> None:
+        for made in self._trials():
+            store = MemoryStore()
+            verdict = await made.verdict(store=store)
+            if self.enforcer.attenuates and not self.enforcer.stateful:
+                assert not verdict.charges, f"{made} charges; say stateful=True"
+                assert len(store) == 0, f"{made} keeps something in check.store; say stateful=True"
 
     async def test_its_edits_stay_within_what_it_says_it_may_withhold(self) -> None:
         for made in self._trials():

@@ -243,6 +243,17 @@ class StoreContract:
             await self.advance(answer.retry_after + self.tick / 10)
             assert (await store.add([line])).ok
 
+    async def test_a_counter_is_gone_when_it_lasts_no_longer_whatever_its_window(self) -> None:
+        async with self.open_store() as store:
+            for refills in (False, True):
+                short = Amount(key="k", amount=1, limit=1, window=LONG, refills=refills, lasts=self.tick * 2)
+                long = Amount(key="l", amount=1, limit=1, window=LONG, refills=refills, lasts=LONG)
+                assert (await store.add([short, long])).ok
+                assert not (await store.add([short])).ok
+                await self.advance(self.tick * 3)
+                assert (await store.add([short])).ok, "a counter outlives the time that it lasts"
+                assert not (await store.add([long])).ok
+
     async def test_charges_and_values_do_not_disturb_each_other(self) -> None:
         async with self.open_store() as store:
             await store.add([_line("k", 1, 5)])

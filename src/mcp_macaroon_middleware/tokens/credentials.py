@@ -29,6 +29,7 @@ _LATEST: Final = int(datetime.max.replace(tzinfo=UTC, microsecond=0).timestamp()
 _FIELDS: Final = {"v", "t", "k", "n", "a", "s", "ns", "tn", "c", "i"}
 
 CheckRule = Callable[[Rule], None]
+Counts = Callable[[Rule], bool]
 Revoked = Callable[["VerifiedToken"], bool] | Set[str]
 
 
@@ -37,8 +38,9 @@ class VerifiedToken:
     """A token whose signature and conditions hold. Its `repr` shows neither caveats nor signature.
 
     `id` and `branches` are its lineage, which audit and revocation go by. `caveats` are its rules, in order;
-    `scoped_caveats` gives each with the lineage that it was written under. `expires` is its earliest end. The rules and
-    the end of its discharges count among them; `discharged_by` are the locations that gave those.
+    `scoped_caveats` gives each with the lineage that it was written under, `ends` says when the last token that bears
+    it ends. `expires` is the token's earliest end. The rules and the end of its discharges count among them, under the
+    lineage of what they discharge; `discharged_by` are the locations that gave those.
     """
 
     id: str
@@ -55,6 +57,7 @@ class VerifiedToken:
     caveats: tuple[str, ...] = field(repr=False)
     lineage: tuple[str, ...] = ()
     discharged_by: tuple[str, ...] = ()
+    ends: tuple[datetime, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,12 +86,14 @@ def mint(
     tenant: str | None = None,
     now: datetime | None = None,
     check: CheckRule | None = None,
+    counts: Counts | None = None,
 ) -> str:
     """A new token for `subject` at the server `audience`, which ends at `expires`, signed with the current key.
 
     `caveats` are rules in string form; each narrows what the subject may do. `check` may refuse a rule that the
-    server would not understand. Raises `RuleError` for a caveat that would prohibit everything, `ValueError` for an
-    empty subject or audience and for text that is not Unicode.
+    server would not understand; `counts` says of one whether its policy keeps anything, as limits do: a token bears
+    two of those at most. Raises `RuleError` for a caveat that would prohibit everything and for a third that counts,
+    `ValueError` for an empty subject or audience and for text that is not Unicode.
     """
     now = now or datetime.now(UTC)
     if not subject or not audience:
@@ -108,6 +113,7 @@ def mint(
         )
     )
     texts = [format_expiry(_end(expires, now)), *(_writable(text, check) for text in caveats)]
+    _require_few(texts, counts)
     key = keys.derive("token", audience)
     macaroon = macaroons.sign(key, location=audience, identifier=identifier, caveats=texts)
     return macaroons.to_text(_bounded(macaroon))
@@ -119,17 +125,21 @@ def attenuate(
     expires: timedelta | datetime | None = None,
     now: datetime | None = None,
     check: CheckRule | None = None,
+    counts: Counts | None = None,
 ) -> str:
     """The token with more caveats, and a branch of its own. It needs no key and can only narrow.
 
-    Raises `RuleError` for a caveat that would prohibit everything, `TokenInvalid` for a text that is no token, or that
-    would grow past the limits.
+    Raises `RuleError` for a caveat that would prohibit everything, and for a third one, from the token's start, of a
+    policy that keeps anything, as limits do (`counts` says which do); `TokenInvalid` for a text that is no token, or
+    that would grow past the limits.
     """
     texts = [caveat_texts.new_branch()]
     if expires is not None:
         texts.append(format_expiry(_end(expires, now or datetime.now(UTC))))
     texts += [_writable(text, check) for text in caveats]
-    return macaroons.to_text(macaroons.extend(macaroons.from_text(token), texts))
+    macaroon = macaroons.from_text(token)
+    _require_few([*_rule_texts(macaroon), *texts], counts)
+    return macaroons.to_text(macaroons.extend(macaroon, texts))
 
 
 def verify(
@@ -238,13 +248,15 @@ def _check(
     if read.expires is None:
         raise TokenInvalid("token_too_broad")
     expires, scoped = read.expires, [(text, (identifier.id, *before)) for text, before in read.rules]
-    lineage = (identifier.id, *read.branches)
+    lineage, ends = (identifier.id, *read.branches), list(read.ends)
     for each in discharges:
         more = _first_parties(each)
         if more.expires is None or more.branches:
             raise TokenInvalid("discharge_invalid")
         expires = min(expires, more.expires)
-        scoped += [(text, lineage) for text, _ in more.rules]
+        before, end = _place(macaroon, each.identifier)
+        scoped += [(text, (identifier.id, *before)) for text, _ in more.rules]
+        ends += [end or read.expires] * len(more.rules)
     return VerifiedToken(
         id=identifier.id,
         key_id=identifier.key_id,
@@ -260,7 +272,21 @@ def _check(
         caveats=tuple(text for text, _ in scoped),
         lineage=lineage,
         discharged_by=tuple((each.location or b"").decode() for each in discharges),
+        ends=tuple(ends),
     )
+
+
+def _place(macaroon: macaroons.RawMacaroon, ticket: bytes) -> tuple[tuple[str, ...], datetime | None]:
+    """The branches before the caveat that a discharge answers, and when the last token that bears it ends, if it says.
+
+    What a discharge counts is one count for everything that was narrowed behind that caveat: narrowing begins no fresh
+    one. A discharge of a discharge belongs to the whole line.
+    """
+    for number, caveat in enumerate(macaroon.caveats):
+        if caveat.vid is not None and caveat.identifier == ticket:
+            before = caveat_texts.read(tuple(c.identifier for c in macaroon.caveats[:number] if c.vid is None))
+            return before.branches, before.expires
+    return (), None
 
 
 def _first_parties(macaroon: macaroons.RawMacaroon) -> caveat_texts.Caveats:
@@ -326,6 +352,29 @@ def _end(expires: timedelta | datetime, now: datetime) -> datetime:
     if end - now > LONGEST:
         raise ValueError("a token lives ten years at most")
     return end
+
+
+def _require_few(texts: Sequence[str], counts: Counts | None) -> None:
+    """Raises `RuleError` where more caveats count than a token may bear: what they keep, a store has to keep."""
+    counting = counts or (lambda rule: rule.policy in caveat_texts.COUNTING)
+    if sum(counting(rule) for rule in map(_rule, texts) if rule is not None) > caveat_texts.MOST_COUNTING:
+        raise RuleError(
+            f"a token bears at most {caveat_texts.MOST_COUNTING} rules that count calls", code="too_many_counting"
+        )
+
+
+def _rule_texts(macaroon: macaroons.RawMacaroon) -> list[str]:
+    return [caveat.identifier.decode("utf-8", "replace") for caveat in macaroon.caveats if caveat.vid is None]
+
+
+def _rule(text: str) -> Rule | None:
+    """The rule of a caveat; None for an end, a branch, and what no server can read."""
+    if text.startswith((TIME, caveat_texts.BRANCH)):
+        return None
+    try:
+        return parse_rule(text, in_token=True)
+    except RuleError:
+        return None
 
 
 def _writable(text: str, check: CheckRule | None) -> str:

@@ -12,7 +12,7 @@ from fastmcp.exceptions import ToolError
 from fastmcp.tools.base import Tool
 from pydantic import Field
 
-from ...core.caveats import caveat_problem
+from ...core.caveats import caveat_counts, caveat_problem
 from ...errors import BindError, MacaroonError, RuleError
 from ...model import Rule
 from ...tokens import attenuate
@@ -57,8 +57,14 @@ async def _delegated(guard: Guard, rules: list[str], expires_in: int) -> dict[st
         if problem is not None:
             raise RuleError(problem.message, hint=problem.hint, code=problem.code)
 
+    def counts(rule: Rule) -> bool:
+        return caveat_counts(rule, plan)
+
     try:
-        token = attenuate(bearer.text, *rules, expires=timedelta(seconds=expires_in), check=check)
+        lasts = timedelta(seconds=expires_in)
+        token = attenuate(
+            bearer.text, *rules, expires=lasts, check=check, counts=lambda rule: caveat_counts(rule, plan)
+        )
     except MacaroonError as error:
         raise ToolError(f"The token cannot be narrowed so: {error}") from None
     ends = min(bearer.token.expires, datetime.now(UTC) + timedelta(seconds=expires_in))
