@@ -26,6 +26,7 @@ from ...errors import ResultWithheld
 from ...model import Refusal
 from .copies import twin
 from .documents import read
+from .frames import ORIGIN
 from .logs import QUIET, hush, is_quiet, quiet_logs, unhush
 from .refusals import REFUSED, FixedText
 from .results import ERROR_WITHHELD
@@ -198,7 +199,7 @@ def quiet_session(session: Any, *, passes: bool = False, token: Any = None) -> A
     same = _same_connection(connection)
     same.outbound = QuietChannel(connection.outbound, passes=passes, token=token, steps=steps)
     outbound = QuietChannel(request, passes=passes, token=token, steps=steps)
-    return twin(session, _request_outbound=outbound, _connection=same, **{QUIET: True})
+    return twin(session, _request_outbound=outbound, _connection=same, **{QUIET: True, ORIGIN: session})
 
 
 def _same_connection(connection: Any) -> Any:

@@ -27,10 +27,12 @@ from fastmcp.tools.tool_transform import TransformedTool
 from fastmcp.utilities.tasks import TaskConfig
 from fastmcp.utilities.versions import VersionSpec
 
+from ...model import Component
+from . import depth
 from .census import innermost, name_of
 from .compat import GUARDED, MOUNTED, TASKS, AnyComponent, C, is_guarded, is_pure, with_parent
 from .doors import guarded_error
-from .frames import Frame, LeafKey, Ticket, body, entered, frame, within
+from .frames import Frame, LeafKey, Ticket, body, entered, entering, frame, within
 from .passage import Passage, confirmed, unfit
 from .resolve import Found, key_of
 from .shapes import SHAPES
@@ -196,7 +198,7 @@ class LastGate(Transform):
         """A mounted component's method: it only marks that the request entered here."""
 
         async def enter(component: Any, *args: Any, **kwargs: Any) -> Any:
-            current = frame()
+            current = entering()
             for guard in self.guards(current):
                 current = entered(current, guard)
             with within(current):
@@ -215,7 +217,10 @@ class LastGate(Transform):
     # --- a body runs ----------------------------------------------------------------------------------------------
 
     async def _pass(self, component: Any, body_: Body, args: Any, kwargs: dict[str, Any]) -> Any:
-        current = frame()
+        current = entering()
+        if current is not frame():
+            with within(current):
+                return await self._pass(component, body_, args, kwargs)
         guards = self.guards(current)
         if not guards:
             return await body_.method(component, *args, **kwargs)
@@ -241,6 +246,8 @@ class LastGate(Transform):
     async def _decide_here(self, guard: Guard, component: Any, body_: Body, args: Any, kwargs: dict[str, Any]) -> Any:
         """What came by the middleware is decided here; the caller is code, so a refusal is raised."""
         arguments = _arguments(component, args, kwargs)
+        if frame().is_too_deep:
+            await depth.refuse_code(guard, Component(kind=SHAPES[body_.role.shape].kind, name=name_of(component)))
 
         async def find() -> Found | None:
             found = await guard.resolver.offered(self.server, component)

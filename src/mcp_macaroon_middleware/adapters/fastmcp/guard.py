@@ -27,7 +27,7 @@ from .compat import mounted_server, self_test
 from .coverage import Report, report_on
 from .delegating import offer
 from .fitting import misfits
-from .frames import LeafKey, Ticket
+from .frames import LeafKey, Ticket, binding, frame, making, within
 from .gate import LastGate
 from .identity import NO_ONE, Identity, caller, identify, somebody
 from .logs import quiet_logs
@@ -280,7 +280,10 @@ def guard(server: FastMCP[Any], source: Source) -> Guard:
 async def bind(server: FastMCP[Any], source: Source) -> Guard:
     """`guard`, for a host that owns the event loop: proxied components are listed and fitted at once too."""
     made = _made(server, source)
-    taken = await census.take(server)
+    _standing(made)  # before the census, in which a server that proxies itself would ask itself without end
+    made.pending = True
+    with within(making(frame(), binding(server))):
+        taken = await census.take(server)
     return _bound(made, lambda: made.adopt(taken))
 
 
@@ -296,6 +299,14 @@ def _made(server: FastMCP[Any], source: Source) -> Guard:
         made.fail(error)
         raise
     return made
+
+
+def _standing(made: Guard) -> None:
+    try:
+        made.install()
+    except BindError as error:
+        made.fail(error)
+        raise
 
 
 def _bound(made: Guard, fit: Callable[[], None]) -> Guard:

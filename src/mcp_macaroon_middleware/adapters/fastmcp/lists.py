@@ -16,6 +16,7 @@ from mcp.shared.inbound import MCP_METHOD_HEADER, MCP_NAME_HEADER, decode_header
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from ...model import Component, Kind, Refusal
+from . import depth
 from .compat import AnyComponent
 from .frames import frame, listing, within
 from .guard import Guard
@@ -36,9 +37,12 @@ Next = CallNext[Any, Any]
 
 async def tools(guard: Guard, context: Context, call_next: Next) -> Sequence[Tool]:
     """The tools that this caller could call, with the output schemas that his results will have."""
-    if guard.engine in frame().listing:
+    current = frame()
+    if guard.engine in current.listing:
         listed: Sequence[Tool] = await call_next(context)
         return listed
+    if _mark(context) in current.around:  # the list that is being made asks for itself
+        return await depth.refuse(guard, context)  # type: ignore[no-any-return]
     named = _called_tool(context)
     if named is not None:
         return await _one_tool(guard, context, named)
@@ -47,9 +51,12 @@ async def tools(guard: Guard, context: Context, call_next: Next) -> Sequence[Too
 
 async def resources(guard: Guard, context: Context, call_next: Next) -> Sequence[Any]:
     """The resources or templates that this caller could read."""
-    if guard.engine in frame().listing:
+    current = frame()
+    if guard.engine in current.listing:
         listed: Sequence[Any] = await call_next(context)
         return listed
+    if _mark(context) in current.around:  # the list that is being made asks for itself
+        return await depth.refuse(guard, context)  # type: ignore[no-any-return]
     return await _filtered(guard, context, call_next)
 
 
@@ -61,7 +68,7 @@ async def _filtered(guard: Guard, context: Context, call_next: Next) -> Sequence
     identity: Identity | None = None
     try:
         identity = await guard.identify()
-        with within(listing(frame(), guard)):
+        with within(listing(frame(), guard, _mark(context))):
             listed = await call_next(context)
         shown = [seen for item in listed if (seen := await _shown(guard, identity, _server(context), item)) is not None]
     except asyncio.CancelledError:
@@ -139,6 +146,11 @@ async def _one_tool(guard: Guard, context: Context, name: str) -> Sequence[Tool]
         return ()
     plain = any(isinstance(middleware, DereferenceRefsMiddleware) for middleware in server.middleware)
     return (_dereference_tool(shown) if plain else shown,)
+
+
+def _mark(context: Context) -> tuple[int, str]:
+    """What tells this server's list from every other."""
+    return id(_server(context)), context.method or ""
 
 
 def _server(context: Context) -> FastMCP[Any]:

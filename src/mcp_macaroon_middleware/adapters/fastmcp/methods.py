@@ -17,19 +17,17 @@ from ...core.visibility import open_to
 from ...errors import ResultWithheld
 from ...fields import redact
 from ...model import Component, Kind, Redaction, Refusal, Result
+from .depth import OUTSIDE
 from .doors import held
 from .frames import body, entered, frame, within
 from .guard import Guard
 from .identity import Identity, Unidentified
-from .passage import LONGEST_NAME
 from .refusals import method_refusal, protocol_refusal, tool_refusal, wire_form
 from .resolve import Found
 from .sealed import STALE, is_stale
+from .shapes import LONGEST_NAME
 
 logger: Final = logging.getLogger("mcp_macaroon_middleware")
-
-OUTSIDE: Final = frozenset({"initialize", "server/discover", "ping", "logging/setLevel"})
-"""Methods that every client needs and that give nothing away: they stand outside the rules."""
 
 COMPONENTS: Final = frozenset(
     {

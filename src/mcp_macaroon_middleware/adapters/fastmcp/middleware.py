@@ -23,9 +23,9 @@ from ...core.visibility import open_to
 from ...errors import ConfigError
 from ...model import Principal, Refusal
 from ...plugin.decorators import Macaroon, _macaroon_id
-from . import lists, methods
+from . import depth, lists, methods
 from .compat import task_mode
-from .frames import frame
+from .frames import DEEPEST, binding, entering, frame, making, within
 from .guard import Guard, bind_late
 from .identity import Unidentified
 from .passage import Passage
@@ -50,10 +50,16 @@ class Chain(Middleware, ABC):
 
     async def __call__(self, context: Context, call_next: Next) -> Any:
         """Takes a message on its way. The phases of FastMCP's dispatch are read here, so that none is missed."""
+        current = entering()
+        if current is not frame():  # a request of its own: what was decided about the one around it says nothing here
+            with within(current):
+                return await self(context, call_next)
         guard = self._standing(context) or await self._guard(context)
         if guard is None:
             return await call_next(context)
-        if guard.broken is not None and context.method not in methods.OUTSIDE:
+        if current.outer + current.depth > DEEPEST and depth.counts(context):
+            return await depth.refuse(guard, context)
+        if guard.broken is not None and context.method not in depth.OUTSIDE:
             return _not_ready(context)
         if _dispatch_phase.get() == "outer":
             return await methods.outer(guard, context, call_next)
@@ -150,10 +156,21 @@ class MacaroonMiddleware(Chain):
         server = _server(context)
         kept = self._guards.get(id(server))
         if kept is None:
-            kept = self._guards.setdefault(id(server), (server, await bind_late(server, self.runtime)))
+            kept = self._guards.setdefault(id(server), (server, await self._bound(server, context)))
         kept[1].settle()
-        await kept[1].ready()
+        mark = binding(server)
+        if mark not in frame().around:  # the server may be among those that it asks for its components
+            with within(making(frame(), mark)):
+                await kept[1].ready()
         return kept[1]
+
+    async def _bound(self, server: FastMCP[Any], context: Context) -> Guard:
+        """A guard for the server, which asks it for its components: the server may be among those that it asks."""
+        mark = binding(server)
+        if mark in frame().around:
+            await depth.refuse(Guard(server, self.runtime), context)
+        with within(making(frame(), mark)):
+            return await bind_late(server, self.runtime)
 
     # --- FastMCP's hooks, for whoever calls one directly ------------------------------------------------------------
 

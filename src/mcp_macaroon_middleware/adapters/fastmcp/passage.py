@@ -31,7 +31,7 @@ from .freezing import freeze, thaw
 from .identity import Identity, Unidentified
 from .refusals import FixedText, protocol_refusal
 from .resolve import Found, Objection
-from .shapes import TOOL, Shape
+from .shapes import LONGEST_NAME, TOOL, Shape
 from .turns import FIRST, Turn, is_ours, state_text
 
 if TYPE_CHECKING:
@@ -48,7 +48,6 @@ RESULT_UNKNOWN: Final = Refusal(
     code="result_unknown", reason="The call ran, and its result is of a kind that cannot be checked."
 )
 UNJUDGED: Final = Refusal(code="internal", reason="The call ran, and its result could not be checked.")
-LONGEST_NAME: Final = 400
 
 Proceed = Callable[[Turn], Awaitable[Any]]
 Find = Callable[[], Awaitable[Found | Objection | None]]

@@ -47,6 +47,7 @@ NEXT: Final[Mapping[str, str]] = {
     "rate_limited": "Wait before the next call.",
     "attempts_exhausted": "Do not repeat the call; no attempts are left.",
     "completion_refused": "Type the value in full.",
+    "nested_too_deep": "Do not repeat the call; the server's operator must act.",
     "not_ready": "Tell the user that the server's operator must act.",
     "internal": "Try again later; if it stays, the server's operator must act.",
     "enforcer_error": "Try again later; if it stays, the server's operator must act.",

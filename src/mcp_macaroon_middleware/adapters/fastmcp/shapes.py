@@ -17,6 +17,9 @@ from .refusals import prompt_refusal, resource_refusal, tool_refusal
 from .results import prompt_view, redact_prompt_result, redact_resource_result, redact_tool_result, resource_view
 from .results import tool_view as view_tool
 
+LONGEST_NAME: Final = 400
+"""The most characters of an asked name that a record keeps."""
+
 Rebuild = Callable[[Any, Redaction, Any, Mapping[str, Any] | None], Any]
 
 
