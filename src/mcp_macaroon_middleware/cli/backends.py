@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from ..config.runtime import Runtime, load_runtime
 from ..errors import BindError, ConfigError
+from .server_names import server_name
 
 START: Final = 60.0
 _HEADER: Final = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*(.+)\Z")
@@ -74,8 +75,11 @@ class Backend:
 
     @property
     def name(self) -> str:
-        """The name that clients see."""
-        return Path(self.command[0]).name if self.command else str(urlsplit(self.url or "").hostname)
+        """The name that clients see: the package's, or else the program's."""
+        try:
+            return server_name(self.command, self.url)
+        except ConfigError:
+            return Path(self.command[0]).name
 
     def transport(self) -> Any:
         """FastMCP's transport to it. Raises `ConfigError` for a header or variable that cannot be had."""

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from ..errors import BindError, ConfigError, MacaroonError
+
+if TYPE_CHECKING:
+    from .backends import Address, Backend
 
 
 def protect(
@@ -39,6 +43,10 @@ def protect(
     client: Annotated[
         str | None, Parameter(help="The client that --write-config writes for; without it, the common form.")
     ] = None,
+    write: Annotated[
+        bool, Parameter(negative="", help="With --write-config: put the entry into the client's own file.")
+    ] = False,
+    replace: Annotated[bool, Parameter(negative="", help="With --write: replace another server of that name.")] = False,
 ) -> int:
     """Guard an MCP server, unchanged: rules, questions, redaction, limits and audit in front of it.
 
@@ -56,15 +64,19 @@ def protect(
     Over HTTP: mcp-macaroon protect --config policies.yaml --http 8000 -- python server.py
 
     An entry for Cursor: mcp-macaroon protect --config policies.yaml --write-config --client cursor -- python server.py
+
+    The same, written into the project's .cursor/mcp.json, with a diff and a backup: add --write.
     """
-    from . import backends, clients
+    from . import backends
 
     if bool(command) == (url is not None):
         return _say("nothing to protect, or two things: end with either  -- COMMAND…  or  --url URL", 2)
     if command and header:
         return _say("--header goes with --url; a command gets what it needs by --env", 2)
-    if client is not None and not write_config:
-        return _say("--client goes with --write-config", 2)
+    if (client is not None or write) and not write_config:
+        return _say("--client and --write go with --write-config", 2)
+    if replace and not write:
+        return _say("--replace goes with --write", 2)
     if command and shutil.which(command[0], path=None) is None:
         return _say(f"cannot find the command {command[0]!r}", 2)
     try:
@@ -72,10 +84,9 @@ def protect(
         backend = backends.Backend(
             command=command, url=url, headers=header, env=env, cwd=cwd, allow_plaintext=allow_plaintext
         )
-        shown = name or backend.name
         if write_config:
-            return clients.write(client, shown, clients.arguments(config, backend, name), place)
-        asyncio.run(backends.serve(backend, config, shown, place, open_network=allow_anonymous_network))
+            return _entry(client, name, config, backend, place, write=write, replace=replace)
+        asyncio.run(backends.serve(backend, config, name or backend.name, place, open_network=allow_anonymous_network))
     except ConfigError as error:
         return _say(str(error), 2)
     except BindError as error:
@@ -84,6 +95,39 @@ def protect(
         return _say(f"{error} [{error.code}]", 4)
     except KeyboardInterrupt:
         return 130
+    return 0
+
+
+def _entry(
+    client: str | None,
+    name: str | None,
+    config: Path,
+    backend: Backend,
+    place: Address | None,
+    *,
+    write: bool,
+    replace: bool,
+) -> int:
+    """Shows or writes the entry for a client, with what the policy file needs to start from there."""
+    from ..config.keys import VARIABLE
+    from ..config.references import referenced_variables
+    from ..config.source import read_source
+    from . import clients
+    from .server_names import server_name
+
+    form = clients.form_of(client)
+    data = read_source(config).get(())
+    settings = data.get("config") if isinstance(data, Mapping) else None
+    bearer = isinstance(settings, Mapping) and settings.get("tokens") is not None
+    variables = sorted(referenced_variables(data))
+    if not (isinstance(settings, Mapping) and {"secret_key", "keys"} & settings.keys()):
+        variables = sorted({*variables, VARIABLE})
+    name = name or server_name(backend.command, backend.url)
+    entry = clients.entry_of(form, name, config, backend, place, variables, bearer=bearer)
+    if write:
+        clients.write(form, entry, replace=replace)
+    else:
+        clients.show(form, entry)
     return 0
 
 

@@ -95,6 +95,18 @@ def reference_of(value: Any) -> Reference | None:
     raise ValueError("a reference ${NAME} is a whole value; write $${ at the start for the text itself")
 
 
+def referenced_variables(data: Any) -> frozenset[str]:
+    """Every variable that data of a policy file refers to, wherever it stands."""
+    try:
+        reference = reference_of(data)
+    except ValueError:
+        reference = None
+    if reference is not None:
+        return frozenset([reference.value] if reference.kind == _ENV else [])
+    inner = data.values() if isinstance(data, Mapping) else data if isinstance(data, list) else ()
+    return frozenset(name for each in inner for name in referenced_variables(each))
+
+
 def missing(kind: str, name: str, why: str) -> Diagnostic:
     """The diagnostic, without a place, for a variable or a file that brings nothing."""
     hint = f"set {name}, or name another source" if kind == _ENV else ""
