@@ -6,12 +6,12 @@ an output rule its JSON answers lose what must not leave. What cannot be judged 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from starlette.requests import ClientDisconnect, Request
@@ -19,11 +19,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..core.decisions import Decision, plain_refusal
+from ..core.enforcement import Carried, Questions, run
 from ..core.plan import Plan
 from ..errors import ArgumentsInvalid, AuditUnavailable, StoreUnavailable
-from ..model import Challenge, Effect, Refusal, Result
+from ..model import Challenge, Refusal, Result
 from . import asgi_http as web
-from .asgi_desk import Desk, Refused, action
+from .asgi_desk import Desk, Refused, action, opened
 from .asgi_held import Held, Waiting
 from .asgi_response import Captured, raw
 from .asgi_routes import Found, Routes, route_path
@@ -139,58 +140,57 @@ class MacaroonASGIMiddleware:
 
     async def _run(self, allowed: _Allowed, scope: Scope, receive: Receive, send: Send) -> Response | None:
         """Runs the application once. Where nothing of its response can be withheld, it goes straight through."""
-        decision, captured, engine = allowed.decision, Captured(), self._desk.engine
+        decision, captured = allowed.decision, Captured()
         try:
-            await self.app(scope, web.again(allowed.body, receive), captured if decision.after else send)
-        except asyncio.CancelledError:
-            await engine.fail(decision, "cancelled")
-            raise
-        except BaseException as error:
-            await engine.fail(decision, "error", type(error).__name__)
-            if decision.after and isinstance(error, Exception):  # whoever handles it outside would show what it says
+            await run(
+                self._desk.engine,
+                decision,
+                self.app(scope, web.again(allowed.body, receive), captured if decision.after else send),
+            )
+        except Exception:
+            if decision.after:  # whoever handles it outside would show what it says
                 await web.withheld(500)(scope, receive, send)
             raise
         if not decision.after:
-            await engine.finish(decision, Result.of(None), lambda _: None)
+            await self._desk.finished(decision, allowed.caller, Result.of(None), lambda _: None)
             return None
         return await self._released(decision, captured, allowed.caller)
 
     async def _released(self, decision: Decision, captured: Captured, caller: Identity) -> Response:
         """The response without what must not leave; or the question that it waits for."""
-        desk = self._desk
-        outcome = await desk.finished(decision, caller, captured.result, captured.response)
-        if outcome.effect is Effect.ASK:
-            held = await self._hold(decision, captured, outcome.challenges)
-            if held is not None:
-                return held
-            outcome = await desk.finished(decision, caller, captured.result, captured.response, asks=False)
-        if outcome.refusal is not None:
-            return web.refused(outcome.refusal)
-        response: Response = outcome.applied
+        carry = partial(self._hold, captured)
+        step = await self._desk.finished(decision, caller, captured.result, captured.response, carry)
+        if isinstance(step, Carried):
+            self._waiting.hold(step.response)
+            return web.refused(HAS_RUN, step.response.challenges)
+        if step.refusal is not None:
+            return web.refused(step.refusal)
+        response: Response = step.applied
         return response
 
     # --- questions ----------------------------------------------------------------------------------------------------
 
-    async def _hold(self, decision: Decision, captured: Captured, challenges: Sequence[Challenge]) -> Response | None:
-        """Keeps a response until its questions are answered, which ends its request; None where that cannot be done."""
+    async def _hold(
+        self, captured: Captured, decision: Decision, challenges: Sequence[Challenge], questions: Questions
+    ) -> Carried | Refusal:
+        """The response as it is kept until its questions are answered, which ends its request."""
+        refusal = await opened(challenges, questions)
+        if refusal is not None:
+            return refusal
         try:
             leg = await self._desk.engine.consent.park(decision)
-        except StoreUnavailable:
-            return None
-        except asyncio.CancelledError:
-            await self._desk.engine.fail(decision, "cancelled")
-            raise
-        await self._desk.engine.asked(decision, held=True)
-        self._waiting.hold(
+        except StoreUnavailable as error:
+            return plain_refusal(error.code)
+        return Carried(
             Held(
                 request=decision.request,
                 answer=captured,
                 open={challenge.id for challenge in challenges},
+                challenges=tuple(challenges),
                 until=time.monotonic() + self.runtime.settings.approvals.timeout,
                 leg=leg,
             )
         )
-        return web.refused(HAS_RUN, challenges)
 
     async def _approval(self, challenge: str, scope: Scope, receive: Receive) -> Response:
         """Takes a person's answer from the caller who was asked, and releases what waited for it."""

@@ -17,11 +17,10 @@ from starlette.types import Receive
 from ..config.runtime import Runtime, load_runtime, shared_runtime
 from ..core.asks import Asking
 from ..core.decisions import Decision, Outcome, plain_refusal
-from ..core.policy_engine import Apply
+from ..core.enforcement import Apply, Carried, Carry, Questions, agree, release
 from ..errors import ArgumentsInvalid, AuditUnavailable, PolicyViolationError, StoreUnavailable
 from ..model import (
     EMPTY,
-    Answer,
     Challenge,
     Component,
     Effect,
@@ -29,7 +28,6 @@ from ..model import (
     Refusal,
     RequestContext,
     Result,
-    request_ids,
 )
 from . import asgi_http as web
 from .asgi_callers import Callers
@@ -121,22 +119,15 @@ class Desk:
 
         Raises `Refused` with the question that somebody must answer first, or with what is wrong with the arguments.
         """
-        asking = _asking(caller)
-        while True:
-            try:
-                decision = await self.engine.decide(context, token=caller.token, arguments=values, asking=asking)
-            except ArgumentsInvalid as error:
-                raise Refused(web.invalid(error), Refusal(code=error.code, reason=str(error))) from None
-            if decision.effect is not Effect.ASK:
-                return decision
-            replies = await self._put(decision, decision.challenges)
-            if isinstance(replies, Refusal):
-                return self.engine.deny(decision, replies)
-            if not replies:
-                await self.engine.asked(decision)
-                refusal = decision.refusal or MUST_AGREE
-                raise Refused(web.refused(refusal, decision.challenges), refusal)
-            context, asking = context.replace(id=request_ids.next()), asking.answered(replies)
+        try:
+            step = await agree(
+                self.engine, context, _put_before, token=caller.token, arguments=values, asking=_asking(caller)
+            )
+        except ArgumentsInvalid as error:
+            raise Refused(web.invalid(error), Refusal(code=error.code, reason=str(error))) from None
+        if isinstance(step, Carried):
+            raise step.response
+        return step
 
     async def again(self, ran: RequestContext, caller: Identity, leg: str | None) -> Decision:
         """Judges a request that has run, from the beginning and under the rules in force. Nobody is asked anything new.
@@ -155,56 +146,19 @@ class Desk:
         return self.engine.deny(decision, plain_refusal("approval_stale")) if stale else decision
 
     async def finished(
-        self, decision: Decision, caller: Identity, result: Result, apply: Apply, *, asks: bool = True
-    ) -> Outcome:
-        """What of a result may leave. With effect ASK its questions are open, and nothing leaves before their answers.
+        self, decision: Decision, caller: Identity, result: Result, apply: Apply, carry: Carry | None = None
+    ) -> Outcome | Carried:
+        """What of a result may leave; or what `carry` made of the questions that must be answered first.
 
-        Without `asks`, or where nobody can be asked, what would be asked about is withheld.
+        Without `carry`, or where nobody can be asked, what would be asked about is withheld.
         """
-        asking = _asking(caller) if asks else None
-        while True:
-            try:
-                outcome = await self.engine.finish(decision, result, apply, asking=asking)
-            except asyncio.CancelledError:
-                await self.engine.fail(decision, "cancelled")
-                raise
-            if outcome.effect is not Effect.ASK or asking is None:
-                return outcome
-            replies = await self._put(decision, outcome.challenges)
-            if isinstance(replies, Refusal):
-                asking = None
-            elif not replies:
-                return outcome
-            else:
-                asking = asking.answered(replies)
+
+        async def view() -> tuple[Result, Apply]:
+            return result, apply
+
+        return await release(self.engine, decision, view, carry, asking=_asking(caller) if carry is not None else None)
 
     # --- questions ----------------------------------------------------------------------------------------------------
-
-    async def _put(self, decision: Decision, challenges: Sequence[Challenge]) -> Mapping[str, Answer] | Refusal:
-        """Opens questions; the answers of those that are asked out of band, which come first and by themselves."""
-        engine, replies = self.engine, {}
-        outside = [challenge for challenge in challenges if not engine.consent.is_in_band(challenge)]
-        try:
-            for challenge in outside or challenges:
-                refusal = await engine.pose(decision, challenge, waits=bool(outside))
-                if refusal is not None:
-                    return refusal
-                if outside:
-                    replies[challenge.id] = await self._elsewhere(decision, challenge)
-        except asyncio.CancelledError:
-            await engine.fail(decision, "cancelled")
-            raise
-        except Exception as error:
-            logger.error("a question could not be asked: %s", type(error).__name__)
-            return plain_refusal("approval_failed")
-        return replies
-
-    async def _elsewhere(self, decision: Decision, challenge: Challenge) -> Answer:
-        try:
-            return await self.engine.consent.elsewhere(decision, challenge)
-        except asyncio.CancelledError:
-            await self.engine.consent.withdraw(decision, challenge)
-            raise
 
     async def answered(self, context: RequestContext, caller: Identity, challenge: str, choices: Sequence[str]) -> bool:
         """Takes a person's answer, once; True if anything was allowed. Raises `Refused`."""
@@ -247,5 +201,21 @@ def action(name: str) -> Component:
     return Component(kind=Kind.TOOL, name=name, names=(name,))
 
 
+async def opened(challenges: Sequence[Challenge], questions: Questions) -> Refusal | None:
+    """Opens every challenge; the refusal of the first that cannot be."""
+    for challenge in challenges:
+        refusal = await questions.open(challenge)
+        if refusal is not None:
+            return refusal
+    return None
+
+
+async def _put_before(decision: Decision, challenges: Sequence[Challenge], questions: Questions) -> Carried | Refusal:
+    """Questions before the run: the request is refused with them, and comes again when they are answered."""
+    failed = await opened(challenges, questions)
+    refusal = decision.refusal or MUST_AGREE
+    return failed or Carried(Refused(web.refused(refusal, challenges), refusal))
+
+
 def _asking(caller: Identity, *, leg: str | None = None) -> Asking:
-    return Asking(forms=True, person=caller.person, until=caller.expires, leg=leg)
+    return Asking(forms=True, person=caller.person, until=caller.expires, leg=leg, host=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from ..model import RequestContext
+from ..model import Challenge, RequestContext
 from .asgi_response import Captured
 
 OWN: Final = 20
@@ -33,6 +33,7 @@ class Held:
     answer: Captured = field(repr=False)
     open: set[str]
     until: float
+    challenges: tuple[Challenge, ...] = ()
     leg: str | None = None
 
     @property

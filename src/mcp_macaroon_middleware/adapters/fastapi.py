@@ -16,7 +16,7 @@ from starlette.datastructures import FormData
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from ..core.decisions import Decision, plain_refusal
+from ..core.decisions import Decision, Outcome, plain_refusal
 from ..errors import ArgumentsInvalid, PolicyViolationError, ResultWithheld
 from ..fields import redact
 from ..model import Redaction, Refusal, RequestContext, Result
@@ -52,8 +52,9 @@ class Permit:
         """
         view = Result(lambda: ((_plain(result),), ()))
         outcome = await self._desk.finished(
-            self._decision, self.caller, view, lambda without: _redacted(result, without), asks=False
+            self._decision, self.caller, view, lambda without: _redacted(result, without)
         )
+        assert isinstance(outcome, Outcome)  # nobody is asked
         if outcome.refusal is not None:
             raise Refused(web.refused(outcome.refusal), outcome.refusal)
         self._released = True
@@ -72,7 +73,7 @@ class Permit:
         if self.withholds:
             await self.unreleased()
         elif not self._decision.closed:
-            await self._desk.engine.finish(self._decision, Result.of(None), lambda _: None)
+            await self._desk.finished(self._decision, self.caller, Result.of(None), lambda _: None)
 
     async def failed(self, error: BaseException) -> None:
         """The endpoint has raised; what it says is no released result."""

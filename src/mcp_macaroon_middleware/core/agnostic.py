@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from ..errors import ApprovalRequired, PolicyViolationError, ResultWithheld
 from ..fields import redact
 from ..model import (
-    Answer,
     Challenge,
     Component,
-    Effect,
     Kind,
     Phase,
     Redaction,
@@ -26,10 +24,8 @@ from ..model import (
     thawed,
 )
 from .asks import Asking
-from .decisions import Decision
-
-if TYPE_CHECKING:
-    from .policy_engine import PolicyEngine
+from .decisions import Decision, Outcome
+from .enforcement import Apply, Carried, Engine, Questions, agree, release
 
 OPEN: Final = 4096
 
@@ -72,7 +68,7 @@ class OpenCalls:
 
 
 async def enforce(
-    engine: PolicyEngine,
+    engine: Engine,
     calls: OpenCalls,
     macaroon: Any,
     phase: Phase,
@@ -89,50 +85,41 @@ async def enforce(
     decision = calls.take(context, tool)
     if decision is None:
         decision = await _allowed(engine, calls, tool, context)
-    released = await _released(engine, decision, result)
-    if isinstance(released, ApprovalRequired):
+    step = await _released(engine, decision, result)
+    if isinstance(step, Carried):
         calls.put(context, tool, decision)  # the call has run: it is finished when its questions are answered
-        raise released
-    return released[0], macaroon
+        raise step.response
+    if step.refusal is not None:
+        raise _violation(step.refusal)
+    return step.applied, macaroon
 
 
 ASKING: Final = Asking(forms=True, host=True)
 
 
-async def _allowed(engine: PolicyEngine, calls: OpenCalls, tool: str, context: RequestContext) -> Decision:
+async def _allowed(engine: Engine, calls: OpenCalls, tool: str, context: RequestContext) -> Decision:
     component = context.component if context.component.name == tool else Component(kind=Kind.TOOL, name=tool)
     request = calls.begin(context).replace(component=component, at=engine.clock.now())
-    decision = await engine.decide(request, asking=ASKING)
-    while decision.effect is Effect.ASK:
-        replies = await _asked(engine, decision, decision.challenges)
-        if isinstance(replies, Refusal):
-            raise _violation(engine.deny(decision, replies).refusal or replies)
-        if not replies:
-            await engine.asked(decision)
-            calls.asked(context)
-            raise ApprovalRequired(REQUIRED, challenges=decision.challenges)
-        decision = await engine.decide(request, asking=ASKING.answered(replies))
-    if decision.refusal is not None:
-        raise _violation(decision.refusal)
-    return decision
+    step = await agree(engine, request, _carried, asking=ASKING)
+    if isinstance(step, Carried):
+        calls.asked(context)
+        raise step.response
+    if step.refusal is not None:
+        raise _violation(step.refusal)
+    return step
 
 
-async def _asked(
-    engine: PolicyEngine, decision: Decision, challenges: Sequence[Challenge]
-) -> dict[str, Answer] | Refusal:
-    """Opens every challenge and waits for those that are asked out of band; their answers, or the refusal."""
-    replies: dict[str, Answer] = {}
+async def _carried(decision: Decision, challenges: Sequence[Challenge], questions: Questions) -> Carried | Refusal:
+    """Opens questions and hands them to the program, which asks its people itself."""
     for challenge in challenges:
-        outside = not engine.consent.is_in_band(challenge)
-        refusal = await engine.pose(decision, challenge, waits=outside)
+        refusal = await questions.open(challenge)
         if refusal is not None:
             return refusal
-        if outside:
-            replies[challenge.id] = await engine.consent.elsewhere(decision, challenge)
-    return replies
+    response = ApprovalRequired(REQUIRED, challenges=tuple(challenges))
+    return Carried(response, ends=not decision.allowed)  # after the run the program comes back with the same decision
 
 
-async def _released(engine: PolicyEngine, decision: Decision, result: Any) -> tuple[Any] | ApprovalRequired:
+async def _released(engine: Engine, decision: Decision, result: Any) -> Outcome | Carried:
     """The result with what may leave; or the questions that must be answered first."""
 
     def build() -> tuple[tuple[Any, ...], tuple[str, ...]]:
@@ -141,21 +128,10 @@ async def _released(engine: PolicyEngine, decision: Decision, result: Any) -> tu
     def apply(redaction: Redaction) -> Any:
         return result if redaction.is_empty else redact(_plain(result), redaction)[0]
 
-    asking: Asking | None = ASKING
-    while True:
-        outcome = await engine.finish(decision, Result(build), apply, asking=asking)
-        if outcome.effect is not Effect.ASK:
-            break
-        replies = await _asked(engine, decision, outcome.challenges)
-        if isinstance(replies, Refusal):
-            asking = None  # nobody can be asked: the fields are withheld
-        elif not replies:
-            return ApprovalRequired(REQUIRED, challenges=outcome.challenges)
-        else:
-            asking = ASKING.answered(replies)
-    if outcome.refusal is not None:
-        raise _violation(outcome.refusal)
-    return (outcome.applied,)
+    async def view() -> tuple[Result, Apply]:
+        return Result(build), apply
+
+    return await release(engine, decision, view, _carried, asking=ASKING)
 
 
 REQUIRED: Final = "A person must agree first."

@@ -185,6 +185,7 @@ class Consent:
         standing = self.standing(decision, asks, await self.find(decision, Phase.AFTER, asks))
         if not await self._spent(standing):
             return frozenset(), []
+        decision.hand += [grant for _, grant in standing.once]  # the result is looked at again after the next answer
         self._remember(decision, standing)
         released = frozenset(number for number, ask in enumerate(asks) if ask in standing.released)
         return released, [ask for ask in standing.open if ask.rule not in decision.settled]

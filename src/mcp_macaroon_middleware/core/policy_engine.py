@@ -542,11 +542,16 @@ class PolicyEngine:
         """
         return await agnostic.enforce(self, self._calls, macaroon, Phase(phase), tool_name, context, result)
 
-    async def call_failed(self, *, tool_name: str, context: RequestContext, detail: str = "") -> None:
-        """Ends a call that `enforce_policies` allowed and that raised, with its final record. Else it stays open."""
+    async def call_failed(
+        self, *, tool_name: str, context: RequestContext, detail: str = "", cancelled: bool = False
+    ) -> None:
+        """Ends a call that `enforce_policies` allowed and that raised, with its final record. Else it stays open.
+
+        `cancelled`: the program itself ended it.
+        """
         decision = self._calls.take(context, tool_name)
         if decision is not None:
-            await self.fail(decision, "error", detail)
+            await self.fail(decision, "cancelled" if cancelled else "error", detail)
 
     def _handle(self, check: BoundCheck, principal: Principal) -> Store:
         """The part of the store that a check sees: its plugin's, or, of a token's rule, that rule's alone (law L1)."""

@@ -1,15 +1,14 @@
 """Carries questions to people and answers back, in both protocols; who is asked and what counts is decided in core.
 
 Up to 2025-11-25 the server asks while the call waits; since 2026-07-28 the question is the call's result, and the
-client repeats the call with the answer. Approvers out of band are waited for here, in either.
+client repeats the call with the answer. The driver, `core.enforcement`, has opened none of them before.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from fastmcp.server.dependencies import FastMCPRequestContext, fastmcp_request_ctx
@@ -18,6 +17,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from ...core.asks import Asking
 from ...core.decisions import Decision, plain_refusal
+from ...core.enforcement import Carried, Questions, Replies
 from ...errors import ResultWithheld
 from ...model import Answer, Challenge, Refusal, Reply
 from ...plugin.contract import Form, FormField, Pending
@@ -34,17 +34,6 @@ logger: Final = logging.getLogger("mcp_macaroon_middleware")
 
 TITLED: Final = "2025-11-25"
 """The first protocol in which the options of a form have titles in JSON Schema's own way."""
-
-
-@dataclass(frozen=True, slots=True)
-class OnTheWire:
-    """A question that is the answer to this request: the client repeats the call with its answers."""
-
-    result: InputRequiredResult
-    held: bool
-
-
-Replies = Mapping[str, Reply | Answer]
 
 
 class Conversation:
@@ -75,39 +64,30 @@ class Conversation:
         bound = fastmcp_request_ctx.get()
         return _is_modern() and bound is not None and not _has_forms(bound)
 
-    async def ask(
-        self, decision: Decision, challenges: Sequence[Challenge], freeze: Callable[[], bytes] | None = None
-    ) -> Replies | OnTheWire | Refusal:
-        """Gets answers: those of approvers out of band first, by themselves, then those through the client.
+    async def carry(
+        self,
+        decision: Decision,
+        challenges: Sequence[Challenge],
+        questions: Questions,
+        freeze: Callable[[], bytes] | None = None,
+    ) -> Replies | Carried | Refusal:
+        """Puts questions to the client: as the answer to this request, or while the call waits.
 
         `freeze` gives the finished result, where the call has run.
         """
-        consent = self._guard.engine.consent
-        outside = [challenge for challenge in challenges if not consent.is_in_band(challenge)]
-        if outside:
-            return await self._outside(decision, outside)
         if _is_modern():
-            return await self._put(decision, challenges, freeze)
-        return await self._push(decision, challenges)
-
-    async def _outside(self, decision: Decision, challenges: Sequence[Challenge]) -> Replies | Refusal:
-        engine, replies = self._guard.engine, {}
-        for challenge in challenges:
-            refusal = await engine.pose(decision, challenge, waits=True)
-            if refusal is not None:
-                return refusal
-            try:
-                replies[challenge.id] = await engine.consent.elsewhere(decision, challenge)
-            except asyncio.CancelledError:
-                await engine.consent.withdraw(decision, challenge)
-                raise
-        return replies
+            return await self._put(decision, challenges, questions, freeze)
+        return await self._push(decision, challenges, questions)
 
     # --- 2026-07-28 -----------------------------------------------------------------------------------------------
 
     async def _put(
-        self, decision: Decision, challenges: Sequence[Challenge], freeze: Callable[[], bytes] | None
-    ) -> OnTheWire | Refusal:
+        self,
+        decision: Decision,
+        challenges: Sequence[Challenge],
+        questions: Questions,
+        freeze: Callable[[], bytes] | None,
+    ) -> Carried | Refusal:
         runtime = self._guard.runtime
         requests: dict[str, Any] = {}
         for challenge in challenges:
@@ -118,7 +98,7 @@ class Conversation:
                 held = freeze() if freeze is not None else None
             except ResultWithheld:
                 return plain_refusal("approval_unavailable")
-            refusal = await self._guard.engine.pose(decision, challenge, held=held)
+            refusal = await questions.open(challenge, held=held)
             if refusal is not None:
                 return refusal
             params = ElicitRequestFormParams(message=form.message, requested_schema=schema_of(form))
@@ -126,24 +106,22 @@ class Conversation:
         state = state_text(
             asked=[c.id for c in challenges], held=freeze is not None, inner=self.turn.state, given=self.turn.wire()
         )
-        return OnTheWire(InputRequiredResult(input_requests=requests, request_state=state), freeze is not None)
+        return Carried(InputRequiredResult(input_requests=requests, request_state=state))
 
     # --- 2025-11-25 and older ---------------------------------------------------------------------------------------
 
-    async def _push(self, decision: Decision, challenges: Sequence[Challenge]) -> Replies | Refusal:
+    async def _push(
+        self, decision: Decision, challenges: Sequence[Challenge], questions: Questions
+    ) -> Replies | Refusal:
         replies: dict[str, Reply | Answer] = {}
         for challenge in challenges:
             form = await self._form(decision, challenge)
             if form is None:
                 return plain_refusal("approval_failed")
-            refusal = await self._guard.engine.pose(decision, challenge, waits=True)
+            refusal = await questions.open(challenge, waits=True)
             if refusal is not None:
                 return refusal
-            try:
-                replies[challenge.id] = await self._pushed(decision, form)
-            except asyncio.CancelledError:
-                await self._guard.engine.consent.withdraw(decision, challenge)
-                raise
+            replies[challenge.id] = await self._pushed(decision, form)
         return replies
 
     async def _pushed(self, decision: Decision, form: Form) -> Reply | Answer:

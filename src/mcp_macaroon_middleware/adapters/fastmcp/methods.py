@@ -12,7 +12,8 @@ from fastmcp.server.middleware import CallNext, MiddlewareContext
 from mcp.shared.exceptions import MCPError
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
-from ...core.decisions import Decision
+from ...core.decisions import Decision, Outcome
+from ...core.enforcement import Apply, release, run
 from ...core.visibility import open_to
 from ...errors import ResultWithheld
 from ...fields import redact
@@ -131,21 +132,17 @@ async def _ruled(guard: Guard, context: Context, call_next: Next) -> Any:
 
 
 async def _run(guard: Guard, context: Context, call_next: Next, decision: Decision) -> Any:
-    engine = guard.engine
-    try:
+    async def inside() -> Any:
         with held("method", passes=guard.passes) if decision.after else nullcontext():
-            result = await _inside(guard, context, call_next)
-    except asyncio.CancelledError:
-        await engine.fail(decision, "cancelled")
-        raise
-    except BaseException as error:
-        await engine.fail(decision, "error", type(error).__name__)
-        raise
-    try:
-        outcome = await engine.finish(decision, Result.of(result), lambda redaction: _redacted(result, redaction))
-    finally:
-        if not decision.closed:
-            await engine.fail(decision, "cancelled")
+            return await _inside(guard, context, call_next)
+
+    result = await run(guard.engine, decision, inside())
+
+    async def view() -> tuple[Result, Apply]:
+        return Result.of(result), lambda redaction: _redacted(result, redaction)
+
+    outcome = await release(guard.engine, decision, view)
+    assert isinstance(outcome, Outcome)  # nobody can be asked about a method
     if outcome.refusal is not None:
         raise protocol_refusal(outcome.refusal)
     return outcome.applied

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from fastmcp import FastMCP
@@ -16,13 +17,14 @@ from fastmcp.exceptions import PromptError, ToolError, ValidationError
 from fastmcp.tools.base import ToolResult
 from mcp_types import EmbeddedResource
 
-from ...core.decisions import Decision, Outcome, plain_refusal
+from ...core.decisions import Decision, plain_refusal
+from ...core.enforcement import Apply, Carried, agree, release, run
 from ...core.rejudging import rejudge
 from ...errors import ArgumentsInvalid, ResultWithheld, StoreUnavailable
-from ...model import Challenge, Component, Effect, Refusal
+from ...model import Component, Refusal, Result
 from . import stepping
 from .arguments import coerced, is_local, sendable, through
-from .asking import Conversation, OnTheWire, Replies, can_ask
+from .asking import Conversation, can_ask
 from .compat import AnyComponent, is_guarded
 from .doors import held
 from .embedding import carried
@@ -47,7 +49,6 @@ NO_TASKS: Final = Refusal(
 RESULT_UNKNOWN: Final = Refusal(
     code="result_unknown", reason="The call ran, and its result is of a kind that cannot be checked."
 )
-UNJUDGED: Final = Refusal(code="internal", reason="The call ran, and its result could not be checked.")
 
 Proceed = Callable[[Turn], Awaitable[Any]]
 Find = Callable[[], Awaitable[Found | Objection | None]]
@@ -112,7 +113,16 @@ class Passage:
         if not isinstance(decision, Decision):
             return decision
         ticket = Ticket(found, decision, self.guard, expected)
-        return await (self._run(ticket, proceed) if decision.held is None else self._released(ticket, decision.held))
+        if decision.held is not None:
+            return await self._released(ticket, decision.held)
+        running = self._behind_doors(ticket, proceed) if decision.after else self._proceed(ticket, proceed)
+        try:
+            result = await run(self.guard.engine, decision, running)
+        except LeafRefused as error:
+            if error.ticket is not ticket:
+                raise
+            return self._refuse(error.refusal)
+        return await self._finished(ticket, result)
 
     # --- before ---------------------------------------------------------------------------------------------------
 
@@ -160,51 +170,29 @@ class Passage:
     async def _agreed(self, identity: Identity, found: Found, expected: dict[str, Any] | None) -> Any:
         """The decision that allows the call, once everybody who must has agreed; else the answer to the request."""
         request = self.guard.request(identity, found.component, nested=frame().depth > 0)
-        asking = self.talk.asking(found) if self.talk is not None else None
+        talk = self.talk
 
         async def values() -> Mapping[str, Any]:
             return coerced(found.leaf, expected or {}, found.server)
 
-        while True:
-            try:
-                decision = await self.guard.engine.decide(
-                    request,
-                    token=identity.token,
-                    arguments=values,
-                    raw=self.arguments or found.params,
-                    deferred=expected is None,
-                    asking=asking,
-                )
-            except ArgumentsInvalid as error:
-                raise self._invalid(error) from None
-            if decision.lacking and not request.nested and not self.raises:  # nothing has run for this request yet
-                stepping.mark()
-            if decision.effect is not Effect.ASK or self.talk is None or asking is None:
-                return decision if decision.refusal is None else self._refuse(decision.refusal)
-            step = await self._ask(self.talk, decision, decision.challenges)
-            if isinstance(step, Refusal):
-                return self._refuse(self.guard.engine.deny(decision, step).refusal or step)
-            if isinstance(step, OnTheWire):
-                await self.guard.engine.asked(decision)
-                return self.shape.asks(step.result)
-            asking = asking.answered(step)
-
-    async def _ask(
-        self,
-        talk: Conversation,
-        decision: Decision,
-        challenges: Sequence[Challenge],
-        freeze: Callable[[], bytes] | None = None,
-    ) -> Replies | OnTheWire | Refusal:
-        """The answers; a call that ends while somebody is being asked has its record."""
         try:
-            return await talk.ask(decision, challenges, freeze)
-        except asyncio.CancelledError:
-            await self.guard.engine.fail(decision, "cancelled")
-            raise
-        except Exception as error:
-            logger.error("a question could not be asked: %s", type(error).__name__)
-            return plain_refusal("approval_failed")
+            step = await agree(
+                self.guard.engine,
+                request,
+                talk.carry if talk is not None else None,
+                token=identity.token,
+                arguments=values,
+                raw=self.arguments or found.params,
+                deferred=expected is None,
+                asking=talk.asking(found) if talk is not None else None,
+            )
+        except ArgumentsInvalid as error:
+            raise self._invalid(error) from None
+        if isinstance(step, Carried):
+            return self.shape.asks(step.response)
+        if step.lacking and not request.nested and not self.raises:  # nothing has run for this request yet
+            stepping.mark()
+        return step if step.refusal is None else self._refuse(step.refusal)
 
     def _invalid(self, error: ArgumentsInvalid) -> Exception:
         """FastMCP's own kind of error: the model must see what is wrong with its arguments."""
@@ -212,34 +200,21 @@ class Passage:
 
     # --- the run --------------------------------------------------------------------------------------------------
 
-    async def _run(self, ticket: Ticket, proceed: Proceed) -> Any:
-        engine, decision = self.guard.engine, ticket.decision
-        try:
-            if decision.after:
-                with held(self.shape.name, passes=self.guard.passes):
-                    result = await self._proceed(ticket, proceed)
-            else:
-                result = await self._proceed(ticket, proceed)
-        except LeafRefused as error:
-            await engine.fail(decision, "denied", error.refusal.code)
-            if error.ticket is not ticket:
-                raise
-            return self._refuse(error.refusal)
-        except asyncio.CancelledError:
-            await engine.fail(decision, "cancelled")
-            raise
-        except BaseException as error:
-            await engine.fail(decision, "error", type(error).__name__)
-            raise
-        return await self._finished(ticket, result)
+    async def _behind_doors(self, ticket: Ticket, proceed: Proceed) -> Any:
+        with held(self.shape.name, passes=self.guard.passes):
+            return await self._proceed(ticket, proceed)
 
     async def _proceed(self, ticket: Ticket, proceed: Proceed) -> Any:
         turn = self.talk.turn if self.talk is not None else FIRST
-        with within(self._frame(ticket)):
-            if not turn.ours:
-                return await proceed(turn)
-            with turn.inside():
-                return await proceed(turn)
+        try:
+            with within(self._frame(ticket)):
+                if not turn.ours:
+                    return await proceed(turn)
+                with turn.inside():
+                    return await proceed(turn)
+        except LeafRefused as error:
+            await self.guard.engine.fail(ticket.decision, "denied", error.refusal.code)
+            raise
 
     def _frame(self, ticket: Ticket) -> Frame:
         """The frame that the call goes on in. A tool that no gate stands around gets its body's frame here."""
@@ -262,36 +237,24 @@ class Passage:
         if not isinstance(result, self.shape.result):
             await engine.fail(decision, "withheld", f"a result of type {type(result).__name__}")
             return self._refuse(RESULT_UNKNOWN)
-        try:
+        talk = self.talk if decision.after else None
+
+        async def view() -> tuple[Result, Apply]:
+            nonlocal result
             if self.shape.name != "resource" and _embeds(result):
                 result = await carried(self.guard, ticket, result)
-            outcome = await self._outcome(ticket, result)
-        except Exception as error:
-            logger.error("a result could not be judged: %s", type(error).__name__)
-            outcome = Outcome(effect=Effect.DENY, refusal=UNJUDGED)
-            await engine.fail(decision, "withheld", type(error).__name__)
-        finally:
-            if not decision.closed:
-                await engine.fail(decision, "cancelled")
-        if isinstance(outcome, OnTheWire):
-            return self.shape.asks(outcome.result)
-        return self._refuse(outcome.refusal) if outcome.refusal is not None else outcome.applied
+            return self.shape.view(result), self.guard.redactor(self.shape, ticket, result)
 
-    async def _outcome(self, ticket: Ticket, result: Any) -> Outcome | OnTheWire:
-        """What of a finished result may leave, once those who must have been asked; or the question on its way."""
-        engine, decision = self.guard.engine, ticket.decision
-        redactor = self.guard.redactor(self.shape, ticket, result)
-        talk = self.talk if decision.after else None
-        asking = talk.asking(ticket.found).answered({}) if talk is not None else None
-        while True:
-            outcome = await engine.finish(decision, self.shape.view(result), redactor, asking=asking)
-            if outcome.effect is not Effect.ASK or talk is None or asking is None:
-                return outcome
-            step = await self._ask(talk, decision, outcome.challenges, lambda: freeze(result))
-            if isinstance(step, OnTheWire):
-                await engine.asked(decision, held=True)
-                return step
-            asking = None if isinstance(step, Refusal) else asking.answered(step)
+        step = await release(
+            engine,
+            decision,
+            view,
+            partial(talk.carry, freeze=lambda: freeze(result)) if talk is not None else None,
+            asking=talk.asking(ticket.found).answered({}) if talk is not None else None,
+        )
+        if isinstance(step, Carried):
+            return self.shape.asks(step.response)
+        return self._refuse(step.refusal) if step.refusal is not None else step.applied
 
     async def _asks_itself(self, decision: Decision, result: Any) -> Any:
         """A component that asks its client: what was approved and charged goes with its question."""
