@@ -49,7 +49,7 @@ def test_a_scene_that_goes_otherwise_is_said_and_exits_1(
     assert "went otherwise: once (2026-07-28), once (2025-11-25)" in " ".join(capsys.readouterr().out.split())
 
 
-def test_a_screen_shows_the_question_whole_without_rules_and_without_colours_where_none_are_wanted(
+def test_a_screen_shows_the_rule_and_the_question_whole_and_no_colours_where_none_are_wanted(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
@@ -57,7 +57,7 @@ def test_a_screen_shows_the_question_whole_without_rules_and_without_colours_whe
     assert demo(only=("once",)) == 0
     seen = capsys.readouterr().out
     assert 'to: "carol@example.org"' in seen
-    assert "tool_access" not in seen
+    assert '- "bf:forward_mail:tool_access:elicit"' in seen
     assert not re.search(r"\x1b\[[0-9;]*3[0-9]", seen)
 
 
@@ -83,6 +83,21 @@ def test_every_policy_file_in_the_guide_to_approvals_loads_without_a_warning(tmp
 def test_an_unknown_scene_is_said_and_exits_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert demo(only=("nonsense",)) == 2
     assert "demo --list" in capsys.readouterr().err
+
+
+def test_it_begins_with_three_scenes_their_rules_and_one_audit_record(capsys: pytest.CaptureFixture[str]) -> None:
+    assert demo() == 0
+    seen = capsys.readouterr().out
+    assert seen.count("Protocol 2025-11-25") == 3
+    assert seen.count("policies:") == 3
+    assert seen.count("The audit record") == 1
+    assert '"outcome": "denied"' in seen
+    assert "--all" in seen
+
+
+def test_every_scene_about_rules_names_lines_that_stand_in_the_policy_file() -> None:
+    for scene in SCENES:
+        assert bool(scene.lines(POLICIES)) == bool(scene.rules), scene.name
 
 
 def test_the_scenes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -231,10 +231,16 @@ async def _grants(store: Any) -> dict[str, bytes]:
 
 
 ASKING: Final = (
-    Scene("once", "Asked, once", "A person sees the exact call before it runs.", once),
+    Scene("once", "Asked, once", "A person sees the exact call before it runs.", once, ("forward_mail",)),
     Scene("minutes", "Asked, for minutes", "An approval lasts as long as it says, for its caller.", minutes),
     Scene("declined", "Declined", "A no is remembered for a while: a loop asks once.", declined),
-    Scene("field", "A field, after the call", "The call runs once; a part of its result waits for a person.", field),
+    Scene(
+        "field",
+        "A field, after the call",
+        "The call runs once; a part of its result waits for a person.",
+        field,
+        ("read_contact",),
+    ),
     Scene("replayed", "An approval, replayed", "An answer counts once, for the call that it was given for.", replayed),
     Scene("forged", "A forged grant", "Whoever can write to the store can allow nothing.", forged),
 )

@@ -8,6 +8,7 @@ from typing import Final
 from ...errors import TokenInvalid
 from ...tokens import attenuate, mint, verify
 from .asking import ASKING
+from .protected import PROTECTED
 from .stage import Scene, Stage, call
 from .tokens import TOKENS, shown
 from .world import AUDIENCE
@@ -20,6 +21,7 @@ async def allowed(stage: Stage) -> None:
         stage.show("bob calls read_mail", saw, ran)
         ran, saw = await call(bob, "delete_mailbox", name="alice")
         stage.show("bob calls delete_mailbox", saw, not ran and "Unknown tool" in saw)
+        stage.record = stage.world.record("delete_mailbox")
         ran, saw = await call(bob, "no_such_tool", name="alice")
         stage.show("bob calls a tool that does not exist: the same answer", saw, not ran and "Unknown tool" in saw)
     async with stage.world.client("alice") as alice:
@@ -115,14 +117,29 @@ async def token(stage: Stage) -> None:
 
 SCENES: Final = (
     Scene(
-        "allowed", "Allowed and refused", "Rules name who may call what; what is not allowed does not exist.", allowed
+        "allowed",
+        "Allowed and refused",
+        "Rules name who may call what; what no rule allows does not exist for the caller.",
+        allowed,
+        ("read_mail:tool_access", "delete_mailbox"),
     ),
     Scene("hidden", "Hidden from lists", "A list shows what its reader can reach.", hidden),
-    Scene("redacted", "Fields redacted", "The same result leaves with other fields for other callers.", redacted),
-    Scene("limited", "Rate-limited", "Two mails a minute; the refusal says when to come back.", limited),
-    Scene("plugin", "A plugin's rule", "Twelve lines in a file of our own become a policy.", plugin),
+    Scene(
+        "redacted",
+        "Fields redacted",
+        "The same result leaves with other fields for other callers.",
+        redacted,
+        ("after: read_mail",),
+    ),
+    Scene(
+        "limited", "Rate-limited", "Two mails a minute; the refusal says when to come back.", limited, ("rate_limit",)
+    ),
+    Scene("plugin", "A plugin's rule", "Twelve lines in a file of our own become a policy.", plugin, ("house_",)),
     Scene("reload", "A reload", "A broken file changes nothing; a good one takes effect at once.", reload),
     Scene("token", "A token, narrowed", "A holder narrows a token alone; nobody can widen it.", token),
     *ASKING,
     *TOKENS,
+    *PROTECTED,
 )
+FIRST: Final = ("allowed", "redacted", "once")
+"""What the demo begins with, and ends with unless you ask for all."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,10 +25,11 @@ class Step:
 
 @dataclass(slots=True)
 class Stage:
-    """Collects the steps of a scene."""
+    """Collects the steps of a scene. `record` is an audit record worth showing, if one was kept."""
 
     world: World
     steps: list[Step] = field(default_factory=list)
+    record: Mapping[str, Any] | None = None
 
     def show(self, did: str, saw: Any, right: bool) -> None:
         """Notes a step."""
@@ -42,12 +44,19 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A titled scene; the text says what it shows."""
+    """A titled scene; the text says what it shows. `rules` are words of the policy file's lines that it is about."""
 
     name: str
     title: str
     text: str
     play: Callable[[Stage], Awaitable[None]]
+    rules: tuple[str, ...] = ()
+
+    def lines(self, policies: str) -> list[str]:
+        """The lines of a policy file that the scene is about, as they stand there."""
+        section = policies.partition("\npolicies:\n")[2]
+        rules = re.split(r"\n(?=  - )", section.rstrip("\n"))
+        return [rule for rule in rules if any(word in rule for word in self.rules)]
 
 
 async def played(scene: Scene, world: World) -> Stage:

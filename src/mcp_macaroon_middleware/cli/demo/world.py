@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,6 +122,12 @@ class World:
         auth = self.tokens.get(user, user)
         async with Client(self.url, auth=auth, elicitation_handler=person, **more) as client:
             yield client
+
+    def record(self, component: str) -> Mapping[str, Any]:
+        """The last final audit record of a component, as it stands in the file."""
+        lines = (self.folder / "audit.jsonl").read_text(encoding="utf-8").splitlines()
+        finals = [record for record in map(json.loads, lines) if record["event"] == "final"]
+        return next(record for record in reversed(finals) if record["component"]["name"] == component)
 
     @property
     def policies(self) -> Path:
