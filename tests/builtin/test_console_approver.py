@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
 import os
+import platform
 import threading
 import time
 from collections.abc import Iterator
@@ -14,10 +16,17 @@ import pytest
 from seat import Seat
 
 from mcp_macaroon_middleware.builtin.console_approver import ConsoleApprover
-from mcp_macaroon_middleware.plugin import Answer, Challenge, Choice
+from mcp_macaroon_middleware.plugin import Answer, Challenge, Choice, Principal
 from mcp_macaroon_middleware.testing import sample_challenges
 
 SETTLE = 0.05
+
+OPERATOR = Principal(kind="operator", namespace=platform.node(), subject=getpass.getuser())
+
+
+def chosen(*names: str) -> Answer:
+    """What whoever sits at the terminal chose: the operator of this machine, by the user whose process asks."""
+    return Answer.chosen(*names, by=OPERATOR)
 
 
 @pytest.fixture
@@ -67,7 +76,7 @@ async def test_the_question_is_shown_whole_then_the_choices_with_deny_first(
     assert "expires in 120 s\n" in shown
     assert "\x1b[1m" in seat.raw.decode()
     await seat.chooses("once")
-    assert await asking == Answer.chosen("once")
+    assert await asking == chosen("once")
 
 
 @pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb"), ("TERM", "")])
@@ -90,7 +99,7 @@ async def test_markup_and_emoji_names_are_shown_as_they_stand(seat: Seat, consol
     assert "[bold]Approved by the administrator[/bold]" in whole
     assert ":white_check_mark:" in whole
     await seat.chooses("deny")
-    assert await asking == Answer.chosen("deny")
+    assert await asking == chosen("deny")
 
 
 async def test_no_part_of_a_long_line_can_pass_for_a_line_of_the_question(seat: Seat, console: ConsoleApprover) -> None:
@@ -139,7 +148,7 @@ async def test_after_the_call_each_question_is_asked_with_its_own_choices(seat: 
         shown = await seat.prompted()
         assert shown.rindex(f"{number} of 3: {question.text}") > shown.rfind(f"{number - 1} of 3:")
         await seat.chooses(name)
-    assert await asking == Answer.chosen("once", "deny", "period")
+    assert await asking == chosen("once", "deny", "period")
 
 
 # --- what answers -----------------------------------------------------------------------------------------------------
@@ -149,7 +158,7 @@ async def test_after_the_call_each_question_is_asked_with_its_own_choices(seat: 
 async def test_an_empty_line_or_a_one_denies(seat: Seat, console: ConsoleApprover, keys: bytes) -> None:
     asking = asyncio.create_task(console.ask(sample()))
     await seat.types(keys)
-    assert await asking == Answer.chosen("deny")
+    assert await asking == chosen("deny")
 
 
 @pytest.mark.parametrize("keys", [b"\x04", b"2\x04\x04"])
@@ -182,7 +191,7 @@ async def test_after_garbage_a_number_still_answers(seat: Seat, console: Console
     asking = asyncio.create_task(console.ask(sample()))
     await seat.types(b"no\n")
     await seat.types(b"2\n")
-    assert await asking == Answer.chosen("once")
+    assert await asking == chosen("once")
 
 
 async def test_what_was_typed_before_the_prompt_answers_nothing(seat: Seat, console: ConsoleApprover) -> None:
@@ -193,7 +202,7 @@ async def test_what_was_typed_before_the_prompt_answers_nothing(seat: Seat, cons
     await seat.prompted()
     assert not asking.done()
     await seat.types(b"\n")
-    assert await asking == Answer.chosen("deny")
+    assert await asking == chosen("deny")
 
 
 async def test_lines_pasted_at_once_answer_one_question_and_the_rest_is_dropped(
@@ -201,7 +210,7 @@ async def test_lines_pasted_at_once_answer_one_question_and_the_rest_is_dropped(
 ) -> None:
     first, second = (asyncio.create_task(console.ask(sample())) for _ in range(2))
     await seat.types(b"2\n2\n2\n")
-    assert await first == Answer.chosen("once")
+    assert await first == chosen("once")
     await seat.prompted()
     assert not second.done()
     await seat.types(b"no\n2\n")
@@ -247,7 +256,7 @@ async def test_a_cancelled_question_is_withdrawn_and_the_next_is_asked_at_once(
     seat.type(b"\n")  # it was on its way when the question changed
     await seat.prompted()
     await seat.types(b"\n")
-    assert await second == Answer.chosen("deny")
+    assert await second == chosen("deny")
 
 
 async def test_a_question_that_is_cancelled_while_it_waits_is_never_shown(seat: Seat, console: ConsoleApprover) -> None:
@@ -257,7 +266,7 @@ async def test_a_question_that_is_cancelled_while_it_waits_is_never_shown(seat: 
     await seat.types(b"no\n")
     assert (await seat.prompted()).count("1 more question waits") == 1, "it waits no more"
     await seat.chooses("once")
-    assert await first == Answer.chosen("once")
+    assert await first == chosen("once")
     await no_worker_is_left()
     assert seat.shown.count("Choices:") == 1
 
@@ -288,7 +297,7 @@ async def test_a_hundred_questions_that_come_and_go_leave_nothing_behind(seat: S
         task.cancel()
     await asyncio.wait(asking[:-1])
     await seat.chooses("once")
-    assert await asking[-1] == Answer.chosen("once")
+    assert await asking[-1] == chosen("once")
     await no_worker_is_left()
     assert len(os.listdir("/proc/self/fd")) == before
 
@@ -308,7 +317,7 @@ async def test_a_terminal_that_is_held_up_keeps_neither_the_loop_nor_a_thread(
     seat.type(b"\x11")
     asking = asyncio.create_task(console.ask(sample()))
     await seat.chooses("once")
-    assert await asking == Answer.chosen("once")
+    assert await asking == chosen("once")
 
 
 def test_it_serves_one_event_loop_after_another_and_several_at_once(seat: Seat, console: ConsoleApprover) -> None:
@@ -317,7 +326,7 @@ def test_it_serves_one_event_loop_after_another_and_several_at_once(seat: Seat, 
         await seat.chooses("once")
         return await asking
 
-    assert [asyncio.run(answered()) for _ in range(3)] == [Answer.chosen("once")] * 3
+    assert [asyncio.run(answered()) for _ in range(3)] == [chosen("once")] * 3
     answers: list[Answer] = []
     threads = [threading.Thread(target=lambda: answers.append(asyncio.run(console.ask(sample())))) for _ in range(3)]
     for thread in threads:
@@ -325,7 +334,7 @@ def test_it_serves_one_event_loop_after_another_and_several_at_once(seat: Seat, 
     asyncio.run(seat.chooses("once", "once", "once"))
     for thread in threads:
         thread.join(5)
-    assert answers == [Answer.chosen("once")] * 3
+    assert answers == [chosen("once")] * 3
 
 
 async def test_closing_withdraws_everything_and_nobody_can_be_asked_afterwards(

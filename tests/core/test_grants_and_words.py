@@ -44,6 +44,7 @@ OTHER: dict[str, Any] = {
     "issued_at": 1.0,
     "expires": 9_000.0,
     "arguments": None,
+    "by": Principal(kind="user", namespace="https://idp", subject="carol", tenant="acme"),
 }
 
 

@@ -7,20 +7,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import getpass
 import logging
 import os
+import platform
 import signal
 import threading
 import time
 from collections import deque
 from concurrent.futures import Future, InvalidStateError
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final
 
 from pydantic import Field
 
-from ..plugin import Answer, ApproverContext, ApproverType, Assurance, Challenge, PluginError, Reply, Settings
+from ..plugin import (
+    Answer,
+    ApproverContext,
+    ApproverType,
+    Assurance,
+    Challenge,
+    PluginError,
+    Principal,
+    Reply,
+    Settings,
+)
 from .console_dialogue import Dialogue
 from .terminal import Terminal, TerminalLost, Until, Withdrawn, problem
 
@@ -62,6 +74,7 @@ class ConsoleApprover:
         self._thread: threading.Thread | None = None
         self._wake: tuple[int, int] = (-1, -1)
         self._closed = False
+        self._operator = Principal(kind="operator", namespace=platform.node(), subject=_user())
 
     def __repr__(self) -> str:
         return f"ConsoleApprover({self._path!r})"
@@ -79,7 +92,8 @@ class ConsoleApprover:
         if not self._put(asked):
             return Answer(ending="failed")
         try:
-            return await asyncio.wrap_future(asked.answer)
+            answer = await asyncio.wrap_future(asked.answer)
+            return replace(answer, by=self._operator) if answer.ending == "answered" else answer
         finally:
             self._drop(asked)
 
@@ -193,6 +207,14 @@ class ConsoleApprover:
     def _waiting(self) -> int:
         with self._guard:
             return len(self._queue) - 1
+
+
+def _user() -> str:
+    """The name of the user whose process asks, or its number where there is no name for it."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        return str(os.getuid()) if hasattr(os, "getuid") else "operator"
 
 
 def _settle(asked: _Asked, answer: Answer) -> None:

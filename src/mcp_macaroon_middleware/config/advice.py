@@ -53,6 +53,7 @@ def advise(rules: Rules) -> Iterator[Diagnostic]:
     yield from _contradicting(rules)
     yield from _granting_nothing(rules)
     yield from _asking(rules)
+    yield from _apart(rules)
     yield from _references(rules)
 
 
@@ -71,6 +72,23 @@ def _never_matching(rules: Rules) -> Iterable[Diagnostic]:
             )
         if rule.for_ is not None and rule.for_ == rule.except_:
             yield rules.of(placed, "never_matches", "for and except name the same principals", severity="error")
+
+
+def _apart(rules: Rules) -> Iterable[Diagnostic]:
+    """Rules for four eyes whose approver names people by another authority than the file says callers are named by."""
+    for placed in rules.placed:
+        name = placed.rule.approver or rules.config.approvals.default
+        provided = rules.registry.approvers.get(name) if placed.rule.four_eyes else None
+        authority = provided.contribution.authority if provided is not None else None
+        identity = rules.config.identity
+        if authority is None or authority in identity.same_as or authority == identity.token_namespace:
+            continue
+        yield rules.of(
+            placed,
+            "four_eyes_apart",
+            f"{name} names people by {authority!r}; only callers who are named by it too can be told from them",
+            hint=f"write  identity: {{same_as: {{{authority}: ISSUER}}}}  under config, with your callers' issuer",
+        )
 
 
 def _ended(rules: Rules) -> Iterable[Diagnostic]:

@@ -152,6 +152,7 @@ def plan_settings(settings: FileSettings) -> PlanSettings:
         deny_expiry=config.deny_expiry,
         approvals=config.approvals.terms(),
         clear_arguments=frozenset(config.clear_arguments),
+        same_as=dict(config.identity.same_as),
     )
 
 

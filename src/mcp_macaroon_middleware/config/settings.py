@@ -89,6 +89,10 @@ class IdentitySettings(Section):
         default=None,
         description="The issuer that tokens which name none speak for, so that a person is one principal either way.",
     )
+    same_as: dict[Name, Name] = Field(
+        default={},
+        description="Approvers' issuers, each with the callers' issuer that gives people the same subjects.",
+    )
 
     def local_subject(self, *, tokens: bool) -> str | None:
         """The subject of stdio and in-memory callers without a token: where tokens count it must be named."""

@@ -22,7 +22,7 @@ from typing import Any, Final
 from pydantic_core import to_jsonable_python
 
 from ..errors import TokenInvalid
-from ..model import ONCE, PERIOD, Assurance, Caller, Component, Grant, Phase, thawed
+from ..model import ONCE, PERIOD, Assurance, Caller, Component, Grant, Phase, Principal, thawed
 from ..model.subjects import place_of
 from ..plugin.contract import Amount, Entry, Store
 from ..plugin.namespace import Namespaced
@@ -213,16 +213,24 @@ class Approvals:
     # --- grants ---------------------------------------------------------------------------------------------------
 
     async def issue(
-        self, leg: Leg, choices: Sequence[str], assurance: Assurance, *, store_once: bool = False
+        self,
+        leg: Leg,
+        choices: Sequence[str],
+        assurance: Assurance,
+        *,
+        by: Principal | None = None,
+        store_once: bool = False,
     ) -> list[Grant]:
-        """The grants of the answer to a leg that was taken, from then on. Those for a period are stored; `store_once`:
-        those for this call too."""
-        given = list(self._given(leg, choices, assurance))
+        """The grants of the answer to a leg that was taken, from then on; `by` is who gave it. Those for a period are
+        stored; `store_once`: those for this call too."""
+        given = list(self._given(leg, choices, assurance, by))
         kept = [each for each in given if each[0].uses == PERIOD or store_once]
         await asyncio.gather(*(self._keep(leg, grant, own_values=own, lasts=lasts) for grant, own, lasts in kept))
         return [grant for grant, _, _ in given]
 
-    def _given(self, leg: Leg, choices: Sequence[str], assurance: Assurance) -> Iterator[tuple[Grant, bool, float]]:
+    def _given(
+        self, leg: Leg, choices: Sequence[str], assurance: Assurance, by: Principal | None
+    ) -> Iterator[tuple[Grant, bool, float]]:
         """Each grant of an answer, whether its own question looks at arguments, and how many seconds it lasts."""
         per_question = leg.phase is Phase.AFTER
         for number, asked in enumerate(leg.asked):
@@ -248,6 +256,7 @@ class Approvals:
                     uses=choice,
                     issued_at=self._epoch.after(leg.taken_at),
                     expires=leg.taken_at + lasts,
+                    by=by,
                 )
                 yield grant, asked.same_values, lasts
 

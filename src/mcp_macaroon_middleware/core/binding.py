@@ -37,7 +37,10 @@ class ApprovalTerms:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanSettings:
-    """What the engine needs of the file's `config:` section. `default` is ALLOW or DENY."""
+    """What the engine needs of the file's `config:` section. `default` is ALLOW or DENY.
+
+    `same_as` maps namespaces of approvers' people to those of callers that are named alike.
+    """
 
     default: Action = Action.DENY
     mode: str = "enforce"
@@ -49,6 +52,7 @@ class PlanSettings:
     deny_expiry: int = 60
     approvals: ApprovalTerms = ApprovalTerms()
     clear_arguments: frozenset[str] = frozenset()
+    same_as: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,7 @@ from ..model import (
     Choice,
     Grant,
     Phase,
+    Principal,
     Refusal,
     Reply,
     RequestContext,
@@ -28,11 +29,13 @@ from ..model import (
 from ..tokens import VerifiedToken
 from . import challenging
 from .approvals import Approvals, Found, Standing
-from .approvers import Approvers
+from .approvers import Approvers, OpenApprover
 from .asks import Ask, Asking, Call, caller_of
+from .audit import principal_facts
 from .binding import BoundCheck, PlanSettings
 from .decisions import Decision, plain_refusal
 from .legs import Leg
+from .persons import are_two, is_sound
 
 logger: Final = logging.getLogger("mcp_macaroon_middleware")
 
@@ -88,10 +91,10 @@ class Consent:
             decision.facts["releases"] = leg.id
         if not leg.asked:
             return None if reply is None else plain_refusal("approval_stale")
-        answer = self._answer(leg, reply)
-        decision.note("answers", {"leg": leg.id, "approver": leg.approver, "answer": _said(answer)})
+        answer = self._answer(leg, reply, decision.request.principal)
+        decision.note("answers", {"leg": leg.id, "answer": _said(answer), **self._facts(leg, answer)})
         host = decision.asking is not None and decision.asking.host
-        if _is_own(leg, answer, decision.request):
+        if _is_own(leg, answer, decision):
             decision.settled |= {asked.rule for asked in leg.asked}
             return None if leg.phase is Phase.AFTER else plain_refusal("approver_is_requester")
         issued = await self.keep(leg, answer, decision.plan.settings, store_once=host)
@@ -102,16 +105,30 @@ class Consent:
             return None
         return None if issued else plain_refusal(ENDINGS.get(answer.ending, "declined"))
 
-    def _answer(self, leg: Leg, reply: Reply | Answer | None) -> Answer:
-        """What was chosen, by the approver's own reading of it; a fault and a choice not offered are no answer."""
+    def _answer(self, leg: Leg, reply: Reply | Answer | None, caller: Principal) -> Answer:
+        """What was chosen, by the approver's own reading of it; a fault and a choice not offered are no answer.
+
+        What the caller's own client says is the caller's answer.
+        """
         found = self.approvers.get(leg.approver)
         if found is None or reply is None:
             return Answer(ending="failed")
         if isinstance(reply, Reply):
             if not found.in_band:
                 return Answer(ending="invalid")
-            reply = found.read(leg.challenge, reply)
-        return checked(reply, leg.choices)
+            answer = _vouched(found, checked(found.read(leg.challenge, reply), leg.choices))
+            return answer if answer.by is not None else replace(answer, by=caller)
+        return _vouched(found, checked(reply, leg.choices))
+
+    def _facts(self, leg: Leg, answer: Answer) -> dict[str, Any]:
+        """Who answered, through whom, and how sure that is, for the record."""
+        found = self.approvers.get(leg.approver)
+        facts: dict[str, Any] = {"approver": leg.approver}
+        if answer.by is not None:
+            facts["by"] = principal_facts(answer.by)
+        if found is not None:
+            facts["assurance"] = found.kind.assurance.name.lower()
+        return facts
 
     async def keep(self, leg: Leg, answer: Answer, settings: PlanSettings, *, store_once: bool = False) -> list[Grant]:
         """Keeps an answer: grants for what was allowed, and for a while that the rest was declined."""
@@ -125,7 +142,7 @@ class Consent:
         whose = choices if leg.phase is Phase.AFTER else choices * len(leg.asked)
         declined = [asked.rule for asked, choice in zip(leg.asked, whose, strict=True) if choice == DENY]
         await self._approvals.decline(leg, declined, settings.deny_expiry)
-        return await self._approvals.issue(leg, choices, found.kind.assurance, store_once=store_once)
+        return await self._approvals.issue(leg, choices, found.kind.assurance, by=answer.by, store_once=store_once)
 
     def mismatch(self, decision: Decision) -> Refusal | None:
         """A leg of another call: other arguments, or a component that has changed since (THREATS F10, C10)."""
@@ -156,7 +173,8 @@ class Consent:
         settings = decision.plan.settings
 
         def serves(grant: Grant, ask: Ask) -> bool:
-            return self.approvers.may_answer(grant.approver, grant.assurance, ask, settings)
+            known = not ask.four_eyes or are_two(decision.request.principal, grant.by, settings.same_as)
+            return known and self.approvers.may_answer(grant.approver, grant.assurance, ask, settings)
 
         return self._approvals.stand(found, asks, decision.hand, serves)
 
@@ -213,7 +231,10 @@ class Consent:
     def _remember(decision: Decision, standing: Standing) -> None:
         """For the record: which approvals this decision rests on."""
         for grant in standing.grants:
-            facts = {"grant": grant.id, "approver": grant.approver, "uses": grant.uses, "issued_at": grant.issued_at}
+            facts: dict[str, Any] = {"grant": grant.id, "approver": grant.approver}
+            if grant.by is not None:
+                facts["by"] = principal_facts(grant.by)
+            facts |= {"assurance": grant.assurance.name.lower(), "uses": grant.uses, "issued_at": grant.issued_at}
             decision.note("approvals", facts | ({"field": grant.field} if grant.field else {}))
 
     def _challenge(self, decision: Decision, phase: Phase, asks: Sequence[Ask]) -> Refusal | None:
@@ -298,8 +319,10 @@ class Consent:
         context: RequestContext,
         settings: PlanSettings,
         token: VerifiedToken | None = None,
-    ) -> bool:
-        """Keeps what a host's own person chose; see `PolicyEngine.answer`."""
+        by: Principal | None = None,
+    ) -> tuple[bool, dict[str, Any]]:
+        """Keeps what a host's own person chose; see `PolicyEngine.answer`. Whether anything was allowed, and who said
+        so, for the record."""
         if self._approvals is None:
             raise _violation("approval_unavailable")
         lineage = token.lineage if token is not None else ()
@@ -310,10 +333,11 @@ class Consent:
         if found is None or not found.in_band or not leg.asked or any(asked.four_eyes for asked in leg.asked):
             raise _violation("approval_unavailable")
         given = tuple(choices) * len(leg.choices) if len(choices) == 1 else tuple(choices)
-        answer = checked(Answer.chosen(*given), leg.choices)
+        answer = checked(Answer.chosen(*given, by=by or context.principal), leg.choices)
         if answer.ending != "answered":
             raise _violation("approval_invalid")
-        return bool(await self.keep(leg, answer, settings, store_once=True))
+        issued = await self.keep(leg, answer, settings, store_once=True)
+        return bool(issued), self._facts(leg, answer)
 
 
 GRACE: Final = 10.0
@@ -327,20 +351,30 @@ def checked(answer: Any, choices: Sequence[Sequence[Choice]]) -> Answer:
     """The answer, if it chooses one of the offers of every list; what is not offered is no answer."""
     if not isinstance(answer, Answer):
         return Answer(ending="failed")
+    if not is_sound(answer):
+        return Answer(ending="invalid")
     if answer.ending != "answered":
         return answer
     names = [[choice.name for choice in offers] for offers in choices]
     fits = len(answer.choices) == len(names)
     if fits and all(isinstance(c, str) and c in some for c, some in zip(answer.choices, names, strict=True)):
         return answer
-    return Answer(ending="invalid")
+    return Answer(ending="invalid", by=answer.by)
 
 
-def _is_own(leg: Leg, answer: Answer, request: RequestContext) -> bool:
-    """Whether somebody answers a question of his own that another person must answer, or nobody can tell who did."""
+def _vouched(found: OpenApprover, answer: Answer) -> Answer:
+    """The answer, unless it names somebody whom its approver says that it cannot name."""
+    authority = found.kind.authority
+    if authority is None or answer.by is None or answer.by.namespace == authority:
+        return answer
+    return Answer(ending="invalid", by=answer.by)
+
+
+def _is_own(leg: Leg, answer: Answer, decision: Decision) -> bool:
+    """Whether another person than the caller must answer, and it cannot be told for sure that another one did."""
     if answer.ending != "answered" or not any(asked.four_eyes for asked in leg.asked):
         return False
-    return answer.by is None or answer.by.key == request.principal.key
+    return not are_two(decision.request.principal, answer.by, decision.plan.settings.same_as)
 
 
 def _caller(decision: Decision) -> str:

@@ -394,17 +394,23 @@ class PolicyEngine:
             logger.error("a question could not be recorded")
 
     async def answer(
-        self, challenge_id: str, *choices: str, context: RequestContext, token: VerifiedToken | None = None
+        self,
+        challenge_id: str,
+        *choices: str,
+        context: RequestContext,
+        token: VerifiedToken | None = None,
+        by: Principal | None = None,
     ) -> bool:
         """Answers a challenge that `ApprovalRequired` named: `deny`, `once` or `period`; True if anything was allowed.
 
         For hosts that ask their people themselves. `context` and `token` say whose challenge it is: the same principal,
-        client and token that were refused. After the call there is one choice for each question; a single one answers
-        all of them. Each challenge can be answered once. Raises `PolicyViolationError` for one that is gone
-        (`approval_stale`, `grant_used`), for a choice that was not offered, and for one of an approver out of band.
+        client and token that were refused. `by` is who answered, for the grant and the record; the principal itself
+        unless given. After the call there is one choice for each question; a single one answers all of them. Each
+        challenge can be answered once. Raises `PolicyViolationError` for one that is gone (`approval_stale`,
+        `grant_used`), for a choice that was not offered, and for one of an approver out of band.
         """
-        allowed = await self.consent.answer(challenge_id, choices, context, self._plan.settings, token)
-        facts = {"leg": challenge_id, "answer": ", ".join(choices), "allowed": allowed}
+        allowed, who = await self.consent.answer(challenge_id, choices, context, self._plan.settings, token, by)
+        facts = {"leg": challenge_id, "answer": ", ".join(choices), **who, "allowed": allowed}
         self._audit.event("answer", {"principal": principal_facts(context.principal), **facts})
         return allowed
 

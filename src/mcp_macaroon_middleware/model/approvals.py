@@ -76,7 +76,7 @@ class Challenge:
 class Answer:
     """What came of a challenge. `choices` has one name for each list of `Challenge.choices`, if it was `answered`.
 
-    `by` is the person who answered, where the approver knows one.
+    `by` is the person who answered, where the approver knows one: it stands in the grant and in the audit record.
     """
 
     ending: Ending
@@ -103,7 +103,8 @@ class Grant:
 
     `field` is what it releases of a result, empty before the call. `arguments` is the digest of the very arguments, or
     None for any. `uses` is `once` or `period`. `issued_at` and `expires` are seconds since the epoch, in the store's
-    own time. Source: the project's DESIGN, law L5.
+    own time. `by` is who approved, where that is known, and `assurance` how sure it is that a person did.
+    Source: the project's DESIGN, law L5.
     """
 
     id: str
@@ -121,3 +122,4 @@ class Grant:
     uses: str
     issued_at: float
     expires: float
+    by: Principal | None = None

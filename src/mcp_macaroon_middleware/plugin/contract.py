@@ -394,14 +394,16 @@ class ApproverType:
     """A contribution: a way to ask people, by the name that `approver:` and `config.approvals` use.
 
     `in_band`: it answers with a form that the caller's own client shows. `assurance` says how sure it is that a person
-    answered. `most` is the number of characters that it can show whole; a longer question is never put to it. `open`
-    raises `PluginError` where it cannot work at all, which stops the start.
+    answered. `authority` is the namespace of everybody that it names in `Answer.by`, where there is but one; who bears
+    another is not taken. `most` is the number of characters that it can show whole; a longer question is never put to
+    it. `open` raises `PluginError` where it cannot work at all, which stops the start.
     """
 
     name: str
     open: Callable[[ApproverContext], Approver]
     assurance: Assurance
     in_band: bool = False
+    authority: str | None = None
     most: int = 100_000
     settings: type[Settings] | None = None
     summary: str = ""

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
+import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager, suppress
+from dataclasses import replace
 from typing import Any, ClassVar, Final
 
-from ..plugin import DENY, ONCE, PERIOD, Answer, Approver, Challenge, Choice, Form, FormField, Pending, Reply
+from ..core.deadline import drop
+from ..core.persons import is_sound
+from ..plugin import DENY, ONCE, PERIOD, Answer, Approver, Challenge, Choice, Form, FormField, Pending, Principal, Reply
 from .challenges import MARK, sample_challenges
 
 AT_ONCE: Final = 1.0
 """Seconds in which something is done that must not wait."""
 MOMENT: Final = 0.25
 """Seconds in which a question is open, and whoever gives an answer by itself would give it."""
+CALLERS: Final = (
+    Principal(kind="user", namespace="https://id.example.com", subject="alice"),
+    Principal(kind="user", namespace="https://another.example.com", subject="alice", tenant="one"),
+    Principal(kind="local", namespace="local", subject="alice"),
+    Principal(kind="anonymous", namespace="", subject=""),
+)
+"""Callers of several authorities, one of them without a name."""
 NO_CHOICES: Final[tuple[Any, ...]] = (
     "",
     "yes",
@@ -99,6 +111,29 @@ class ApproverContract:
                 answer = await self._answer(approver, challenge, (ONCE,) * len(challenge.choices))
                 assert answer.ending == "answered", name
                 assert _fits(answer, challenge), name
+
+    async def test_whoever_answered_is_a_principal_and_never_the_caller(self) -> None:
+        """Or nobody, where the approver knows none. Two persons are told apart by one authority alone (four eyes)."""
+        challenge, authorities = sample_challenges()["once_only"], set()
+        for caller in CALLERS:
+            async with self.open_approver() as approver:
+                asked = replace(challenge, id=secrets.token_hex(16), principal=caller)
+                answer = await self._answer(approver, asked, (ONCE,))
+                assert is_sound(answer), "a field of the answer is of the wrong kind"
+                if answer.by is None:
+                    continue
+                assert answer.by.subject.strip(), "somebody without a name answered"
+                assert answer.by != caller, "it says that the caller answered"
+                authorities.add((answer.by.kind, answer.by.namespace))
+        assert len(authorities) <= 1, "it names its people by the authority of whoever calls"
+
+    async def test_read_answers_at_once(self) -> None:
+        async with self.open_approver() as approver:
+            said: object = approver.read(sample_challenges()["once_only"], Reply(action="decline"))
+            if inspect.isawaitable(said):
+                drop(said)
+                raise AssertionError("read() answers later; it must answer at once")
+            assert isinstance(said, Answer)
 
     async def test_questions_asked_at_once_each_get_their_own_answer(self) -> None:
         samples = sample_challenges()

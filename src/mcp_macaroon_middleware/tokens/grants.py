@@ -10,11 +10,11 @@ import math
 from typing import Any, Final
 
 from ..errors import KeyRingError, TokenInvalid
-from ..model import SCOPES, Assurance, Grant, Phase
+from ..model import SCOPES, Assurance, Grant, Phase, Principal
 from . import macaroons
 from .keys import KeyRing
 
-VERSION: Final = 1
+VERSION: Final = 2
 PURPOSE: Final = "grant"
 _FIELDS: Final = {
     "v": "version",
@@ -34,6 +34,7 @@ _FIELDS: Final = {
     "u": "uses",
     "i": "issued_at",
     "e": "expires",
+    "b": "by",
 }
 _TEXTS: Final = "nkacodrfwu"
 
@@ -60,7 +61,9 @@ def read_grant(keys: KeyRing, text: str, *, audience: str) -> Grant:
 
 def _identifier(grant: Grant) -> bytes:
     """Canonical JSON: sorted keys, no space, ASCII. There is one text for one grant."""
-    values: dict[str, Any] = {"version": VERSION, "type": PURPOSE}
+    by = grant.by
+    whom = None if by is None else [by.kind, by.namespace, by.subject, by.tenant]
+    values: dict[str, Any] = {"version": VERSION, "type": PURPOSE, "by": whom}
     facts = {short: values[name] if name in values else getattr(grant, name) for short, name in _FIELDS.items()}
     return json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
 
@@ -73,7 +76,7 @@ def _read(raw: bytes) -> Grant:
     if not isinstance(facts, dict) or set(facts) != set(_FIELDS) or not _typed(facts):
         raise TokenInvalid("grant_invalid")
     values = {name: facts[short] for short, name in _FIELDS.items() if short not in "vt"}
-    values |= {"phase": Phase(facts["p"]), "assurance": Assurance(facts["s"])}
+    values |= {"phase": Phase(facts["p"]), "assurance": Assurance(facts["s"]), "by": _principal(facts["b"])}
     grant = Grant(**values)
     if _identifier(grant) != raw:
         raise TokenInvalid("grant_invalid")
@@ -86,7 +89,23 @@ def _typed(facts: dict[str, Any]) -> bool:
     words = facts["u"] in SCOPES and facts["p"] in [phase.value for phase in Phase]
     sure = isinstance(facts["s"], int) and facts["s"] in [level.value for level in Assurance]
     times = all(_is_time(facts[short]) for short in "ie")
-    return known and texts and words and sure and times and (facts["g"] is None or isinstance(facts["g"], str))
+    return known and texts and words and sure and times and _is_whom(facts["b"]) and _is_text_or_none(facts["g"])
+
+
+def _is_whom(value: Any) -> bool:
+    parts = isinstance(value, list) and len(value) == 4
+    return value is None or (parts and all(isinstance(part, str) for part in value[:3]) and _is_text_or_none(value[3]))
+
+
+def _is_text_or_none(value: Any) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _principal(whom: list[str] | None) -> Principal | None:
+    if whom is None:
+        return None
+    kind, namespace, subject, tenant = whom
+    return Principal(kind=kind, namespace=namespace, subject=subject, tenant=tenant)
 
 
 def _is_time(value: Any) -> bool:
