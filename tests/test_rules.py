@@ -144,7 +144,7 @@ def test_a_name_written_into_a_rule_stays_one_part(name: str) -> None:
         ("get_*", Target(kind=Kind.TOOL, pattern="get_*")),
         ("tool=*", Target(kind=Kind.TOOL, pattern="*")),
         ("prompt=hello", Target(kind=Kind.PROMPT, pattern="hello")),
-        ("resource=DB://Users/%31", Target(kind=Kind.RESOURCE, pattern="db://users/1")),
+        ("resource=DB://Users/%31", Target(kind=Kind.RESOURCE, pattern="db://Users/1")),
         ("child/delete", Target(kind=Kind.TOOL, pattern="child/delete")),
         ("method=tasks/get", Target(kind=Kind.METHOD, pattern="tasks/get")),
     ],
@@ -157,7 +157,7 @@ def test_targets_name_a_kind(text: str, target: Target) -> None:
     ("spelling", "normal"),
     [
         ("DB://users/row/1", "db://users/row/1"),
-        ("db://USERS/row/1#f", "db://users/row/1"),
+        ("db://USERS/row/1#f", "db://USERS/row/1#f"),
         ("db://users/row/%31", "db://users/row/1"),
         ("db://users/%2e%2e/x", "db://users/../x"),
         ("file://{path*}", "file://{path*}"),

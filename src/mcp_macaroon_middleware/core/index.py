@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from ..model import Component, Kind, Target
-from ..rules import glob_matches, names_of
+from ..rules import folded, folded_names, glob_matches, is_address, names_of
 
 _Bucket = list[tuple[str, int]]
 
@@ -50,13 +50,15 @@ class _Globs:
 
 
 class TargetIndex:
-    """An immutable index over the targets of numbered rules."""
+    """An immutable index over the targets of numbered rules. What folds is indexed when the first address comes."""
 
     def __init__(self, targets: Iterable[Target]) -> None:
+        self._targets = tuple(targets)
+        self._folding: dict[Kind, TargetIndex] = {}
         self._everything: list[int] = []
         self._literal: dict[tuple[Kind, str], list[int]] = {}
         self._globs: dict[Kind, _Globs] = {kind: _Globs() for kind in Kind}
-        for number, target in enumerate(targets):
+        for number, target in enumerate(self._targets):
             self._add(target, number)
         for globs in self._globs.values():
             globs.seal()
@@ -70,13 +72,26 @@ class TargetIndex:
             self._literal.setdefault((target.kind, target.pattern), []).append(number)
 
     def matches(self, component: Component) -> list[int]:
-        """The numbers, in order, of all rules whose target matches any name of the component."""
+        """The numbers, in order, of all rules whose target matches any name of the component as it is written."""
+        return sorted(self._matching(component.kind, set(names_of(component, granting=False))))
+
+    def resembling(self, component: Component) -> list[int]:
+        """The numbers of all rules whose target matches any spelling that could be the same as one of its names."""
+        if not is_address(component):
+            return NONE
+        folding = self._folding.get(component.kind)
+        if folding is None:
+            own = [Target(kind=target.kind, pattern=folded(target.pattern)) for target in self._targets]
+            folding = self._folding.setdefault(component.kind, TargetIndex(own))
+        return sorted(folding._matching(component.kind, folded_names(component)))
+
+    def _matching(self, kind: Kind, names: Iterable[str]) -> set[int]:
         found = set(self._everything)
-        globs = self._globs[component.kind]
-        for name in set(names_of(component, granting=False)):
-            found.update(self._literal.get((component.kind, name), NONE))
+        globs = self._globs[kind]
+        for name in names:
+            found.update(self._literal.get((kind, name), NONE))
             found.update(globs.matches(name))
-        return sorted(found)
+        return found
 
 
 NONE: Final[list[int]] = []

@@ -46,7 +46,7 @@ class Judge:
             if not check.conditional:
                 chosen.append((match, True))
             elif still_holds(check.rule, self._clock.now()):
-                spoken = applies(check.rule, request, roles)
+                spoken = applies(check.rule, request, roles, exact=match.exact)
                 if spoken or (spoken is None and not check.grants_only):
                     chosen.append((match, spoken is True))
         return chosen

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from ..model import Component, Edit, Phase, Redaction, Rule, Verdict
-from ..rules import target_matches
+from ..rules import is_address, target_matches
 from .binding import (
     BoundCheck,
     PlanSettings,
@@ -32,11 +32,14 @@ MEMO: Final = 4096
 class Match:
     """A rule that speaks of a component; `exposed` says whether it does so by the public name.
 
+    `exact` says whether it names what runs; else it names another spelling, which could be the same: it restricts all
+    the same, and its `except` frees nobody.
     `verdict` keeps a constant check's verdict, once it was judged.
     """
 
     check: BoundCheck
     exposed: bool
+    exact: bool = True
     verdict: Verdict | None = None
 
 
@@ -89,9 +92,17 @@ class Rulebook:
         checks = self._by_phase[phase]
         if not checks:
             return NO_MATCHES
+        index = self._index[phase]
+        exact = index.matches(component)
+        numbers = sorted({*exact, *index.resembling(component)}) if is_address(component) else exact
+        named = frozenset(exact)
         matches = [
-            Match(check=checks[number], exposed=target_matches(checks[number].rule.target, component, granting=True))
-            for number in self._index[phase].matches(component)
+            Match(
+                check=checks[number],
+                exposed=target_matches(checks[number].rule.target, component, granting=True),
+                exact=number in named,
+            )
+            for number in numbers
         ]
         matches = [match for match in matches if match.exposed or not match.check.grants_only]
         return Matches(

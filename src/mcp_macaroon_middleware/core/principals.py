@@ -8,16 +8,16 @@ from ..model import RequestContext, Rule, Selector
 from ..rules import claim_text
 
 
-def applies(rule: Rule, request: RequestContext, roles: Mapping[str, Selector]) -> bool | None:
+def applies(rule: Rule, request: RequestContext, roles: Mapping[str, Selector], *, exact: bool = True) -> bool | None:
     """Whether the rule speaks of this principal; None where that cannot be told.
 
     A granting rule then does not apply and a restricting one does. The three values follow Kleene's logic: for and not
-    except.
+    except. An `except` frees what the rule names: without `exact`, another spelling of it, it frees nobody.
     """
     included = True if rule.for_ is None else selects(rule.for_, request, roles)
     if included is False:
         return False
-    excluded = False if rule.except_ is None else selects(rule.except_, request, roles)
+    excluded = False if rule.except_ is None or not exact else selects(rule.except_, request, roles)
     if excluded is True:
         return False
     return None if included is None or excluded is None else True

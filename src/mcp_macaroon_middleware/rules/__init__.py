@@ -8,9 +8,18 @@ DESIGN, section 4, which carries on the policy strings of mcp-macaroon-middlewar
 
 from .instants import EXPIRY_FORMAT, format_expiry, parse_expiry
 from .mapping import rule_from_mapping, rule_to_mapping
+from .names import escape_objection, folded, normal_uri, path_objection, value_objection, without_query
 from .parts import TIME, escape
 from .selectors import claim_text, parse_selector
-from .targets import format_target, glob_matches, names_of, normal_uri, parse_target, target_matches
+from .targets import (
+    folded_names,
+    format_target,
+    glob_matches,
+    is_address,
+    names_of,
+    parse_target,
+    target_matches,
+)
 from .text import MAX_RULE, format_rule, parse_rule
 
 __all__ = [
@@ -19,17 +28,24 @@ __all__ = [
     "TIME",
     "claim_text",
     "escape",
+    "escape_objection",
+    "folded",
+    "folded_names",
     "format_expiry",
     "format_rule",
     "format_target",
     "glob_matches",
+    "is_address",
     "names_of",
     "normal_uri",
     "parse_expiry",
     "parse_rule",
     "parse_selector",
     "parse_target",
+    "path_objection",
     "rule_from_mapping",
     "rule_to_mapping",
     "target_matches",
+    "value_objection",
+    "without_query",
 ]

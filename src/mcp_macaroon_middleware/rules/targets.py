@@ -1,12 +1,12 @@
-"""Which components a rule speaks of: targets, globs, one spelling of a URI. It never backtracks."""
+"""Which components a rule speaks of: targets and globs. It never backtracks."""
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
 from ..errors import RuleError
 from ..model import Component, Kind, Target
+from .names import folded, normal_uri, without_query
 from .parts import escape
 
 _KIND_PREFIX: Final = {f"{kind}=": kind for kind in Kind}
@@ -37,29 +37,6 @@ def format_target(target: Target) -> str:
     return escape(target.pattern if bare else f"{target.kind}={target.pattern}")
 
 
-def normal_uri(uri: str) -> str:
-    """A resource's URI in one spelling: scheme and authority in lower case, needless escapes decoded, no fragment.
-
-    Dot segments are left: whoever resolves a request refuses them. Source: RFC 3986, section 6.2.2.
-    """
-    head, separator, tail = uri.partition("://")
-    if not separator:
-        return uri
-    tail = tail.partition("#")[0]
-    authority, slash, path = tail.partition("/")
-    if "{" not in authority and "*" not in authority:
-        authority = authority.lower()
-    return f"{head.lower()}://{_decode_unreserved(authority + slash + path)}"
-
-
-def _decode_unreserved(text: str) -> str:
-    def decode(match: re.Match[str]) -> str:
-        char = chr(int(match[1], 16))
-        return char if char.isascii() and (char.isalnum() or char in "-._~") else match[0].upper()
-
-    return re.sub("%([0-9A-Fa-f]{2})", decode, text)
-
-
 def glob_matches(pattern: str, text: str) -> bool:
     """Whether `text` fits `pattern`, where `*` stands for any run of characters and nothing else is special.
 
@@ -82,16 +59,33 @@ def glob_matches(pattern: str, text: str) -> bool:
 def target_matches(target: Target, component: Component, *, granting: bool = False) -> bool:
     """Whether a rule with this target speaks of the component.
 
-    A restricting rule matches any name in the component's chain, a granting one the public name (or URI) alone.
+    A restricting rule matches any name in the component's chain, of an address any spelling that could be the same; a
+    granting one the public name (or URI) as it runs, alone.
     """
     if target.kind is None:
         return True
     if target.kind is not component.kind:
         return False
-    return any(glob_matches(target.pattern, name) for name in names_of(component, granting=granting))
+    if any(glob_matches(target.pattern, name) for name in names_of(component, granting=granting)):
+        return True
+    if granting or not is_address(component):
+        return False
+    pattern = folded(target.pattern)
+    return any(glob_matches(pattern, name) for name in folded_names(component))
 
 
 def names_of(component: Component, *, granting: bool) -> tuple[str, ...]:
     """The names that a target is compared with."""
     exposed = (component.name,) if component.uri is None else (component.name, component.uri)
     return exposed if granting else exposed + component.names
+
+
+def is_address(component: Component) -> bool:
+    """Whether callers name the component by an address, which has spellings: a resource, or a web route."""
+    return component.kind is Kind.RESOURCE or component.uri is not None
+
+
+def folded_names(component: Component) -> set[str]:
+    """Every name of a component whose names are addresses, folded, with its query and without."""
+    names = set(names_of(component, granting=False))
+    return {folded(name) for name in names | {without_query(name) for name in names}}

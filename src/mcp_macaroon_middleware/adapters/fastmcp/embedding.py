@@ -103,7 +103,8 @@ def _rule(guard: Guard, ticket: Ticket) -> Rule:
     async def rule(uri: str) -> Redaction | None:
         united = Redaction()
         try:
-            for server, spelling in product({ticket.found.server, guard.server}, {uri, normal_uri(uri)}):
+            spellings = {uri, normal_uri(uri), normal_uri(uri).partition("#")[0]}
+            for server, spelling in product({ticket.found.server, guard.server}, spellings):
                 left = await _left_of(guard, server, spelling, ticket.decision)
                 if left is None:
                     return None

@@ -20,15 +20,16 @@ from fastmcp.server.providers.proxy import ProxyTemplate
 from fastmcp.tools.tool_transform import TransformedTool
 from fastmcp.utilities.versions import VersionSpec, version_sort_key
 
-from ...errors import AuditUnavailable
+from ...errors import ArgumentsInvalid, AuditUnavailable
 from ...model import EMPTY, Component
 from ...rules import normal_uri
 from . import census as counting
+from .arguments import coerced, is_local
 from .census import KIND_OF, Census, Entry, Key, chain_of, label_of, name_of, shape_of, spelled
 from .compat import MOUNTED, AnyComponent, mount_target
 from .definitions import digest_of
 from .frames import LeafKey
-from .uris import canonical, objection, spellings
+from .uris import canonical, file_objection, objection, spellings
 
 logger: Final = logging.getLogger("mcp_macaroon_middleware")
 
@@ -198,7 +199,8 @@ class Resolver:
                 return await self._found(server, rendered, server, rendered, rendered, _Trail(names=[uri]))
         exact = await self._named(server, "resource", uri, version)
         if exact is not None:
-            return exact
+            why = None if await self._entries(server, exact.offered) else file_objection(uri)
+            return exact if why is None else Objection(why=why)
         try:
             template = await server.get_resource_template(uri, version)
         except Exception as error:
@@ -222,11 +224,11 @@ class Resolver:
             if not isinstance(below, Found):
                 return below
             outer = await self._entries(server, template)
-            component = self._seen(server, template, params, uri, outer, below)
+            component = self._seen(server, template, params, outer, below)
             passes = below.passes | {key_of(server, template)}
             return replace(below, offered=template, component=component, passes=passes)
         entries = await self._entries(server, template)
-        component = self._seen(server, template, params, uri, entries, None)
+        component = self._seen(server, template, params, entries, None)
         key = key_of(server, template)
         return Found(
             component=component,
@@ -243,13 +245,13 @@ class Resolver:
         server: FastMCP[Any],
         template: ResourceTemplate,
         params: Mapping[str, Any],
-        uri: str,
         entries: Sequence[Entry],
         below: Found | None,
     ) -> Component:
         """A templated read as rules see it: the template, the concrete URI, and what both are called further in."""
         leaf = below.component if below is not None else None
-        names = [*_names(entries), *spellings(template, params, uri)]
+        values = _taken(template, params, server) if below is None else _taken(below.leaf, params, below.server)
+        names = [*_names(entries), *spellings(template, params, values)]
         if leaf is not None:
             names += [leaf.name, *leaf.names, *((leaf.uri,) if leaf.uri else ())]
         own = normal_uri(template.uri_template)
@@ -388,6 +390,14 @@ def key_of(server: FastMCP[Any], component: AnyComponent) -> LeafKey:
 
 def _key(component: AnyComponent) -> Key:
     return shape_of(component), name_of(component), component.version
+
+
+def _taken(leaf: AnyComponent, params: Mapping[str, Any], server: FastMCP[Any]) -> Mapping[str, Any]:
+    """A template's parameters as its function gets them; nothing where it does not take them."""
+    try:
+        return coerced(leaf, params, server) if is_local(leaf) else EMPTY
+    except ArgumentsInvalid:
+        return EMPTY
 
 
 def _names(entries: Sequence[Entry]) -> list[str]:

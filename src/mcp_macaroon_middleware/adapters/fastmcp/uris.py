@@ -3,49 +3,113 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice, product
 from typing import Any, Final
 from urllib.parse import unquote
 
-from fastmcp.resources.template import ResourceTemplate, expand_uri_template, extract_query_params
+from fastmcp.resources.template import (
+    ResourceTemplate,
+    expand_uri_template,
+    extract_query_params,
+    template_param_key,
+)
+from fastmcp.server.providers.skills.skill_provider import SkillFileTemplate
 
-from ...rules import normal_uri
+from ...model import EMPTY
+from ...rules import escape_objection, normal_uri, path_objection, value_objection, without_query
 
-_HIDDEN: Final = re.compile(r"%(2[eEfF]|5[cC]|00)")
-_ENCODED_SLASH: Final = re.compile(r"%(2[fF]|5[cC])")
+_WILDCARD: Final = re.compile(r"\{([^?&{}][^{}]*)\*\}")
+_FILES: Final = "file"
+MOST_WAYS: Final = 64
+FLAGS: Final = {
+    True: ("true", "1", "yes", "on", "t", "y"),
+    False: ("false", "0", "no", "off", "f", "n"),
+}
+"""The texts that a flag may be written as. Source: pydantic, and FastMCP's templates."""
 
 
 def canonical(template: ResourceTemplate, params: Mapping[str, Any]) -> str:
-    """The one spelling of what a template and its parameters name: no undeclared query, no needless escapes."""
-    return normal_uri(expand_uri_template(template.uri_template, dict(params)))
+    """The one spelling of what a template and its parameters name: no undeclared query, no needless escapes.
+
+    The parameters stand in it as the template gets them, letter by letter.
+    """
+    return _canonical(template.uri_template, params)
 
 
-def spellings(template: ResourceTemplate, params: Mapping[str, Any], uri: str) -> tuple[str, ...]:
-    """Every form in which a restricting rule may name the same read: canonical, without a query, decoded, as sent."""
-    one = canonical(template, params)
-    bare = normal_uri(uri.partition("#")[0].partition("?")[0])
-    forms = (one, one.partition("?")[0], bare, unquote(one), unquote(bare))
-    return tuple(dict.fromkeys(forms))
+def _canonical(uri_template: str, params: Mapping[str, Any]) -> str:
+    return expand_uri_template(normal_uri(uri_template), dict(params))
+
+
+def spellings(
+    template: ResourceTemplate, params: Mapping[str, Any], values: Mapping[str, Any] = EMPTY
+) -> tuple[str, ...]:
+    """Every name of what a templated read runs, for restricting rules: whole, without a query, decoded, and as the
+    server behind calls it.
+
+    `values` are the parameters as the function gets them, defaults among them: `row/01` and `row/1` are one row where
+    that is a number.
+    """
+    backend = getattr(template, "_backend_uri_template", None)
+    wholes = [canonical(template, params), *([_canonical(backend, params)] if isinstance(backend, str) else ())]
+    wholes += [canonical(template, written) for written in _written(values)]
+    forms = [form for whole in wholes for form in (whole, without_query(whole))]
+    return tuple(dict.fromkeys((*forms, *map(unquote, forms))))
+
+
+def _written(values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The texts that stand for these values, at most `MOST_WAYS` ways to write them."""
+    names = [name for name, value in values.items() if value is not None]
+    for texts in islice(product(*(_texts_of(values[name]) for name in names)), MOST_WAYS if names else 0):
+        yield dict(zip(names, texts, strict=True))
+
+
+def _texts_of(value: Any) -> Sequence[Any]:
+    if isinstance(value, bool):
+        return FLAGS[value]
+    if isinstance(value, float) and value.is_integer():
+        return str(value), str(int(value))
+    return (value,) if isinstance(value, str | list) else (str(value),)
 
 
 def objection(template: ResourceTemplate, params: Mapping[str, Any], uri: str, *, remote: bool) -> str | None:
     """Why a templated read is refused whatever the rules say, or None.
 
     A parameter that holds dot segments, backslashes or encoded slashes names something else to whoever resolves it
-    than to whoever judges it. A remote server gets the query as it was sent, so there it may hold nothing that the
-    template does not declare, and nothing twice.
+    than to whoever judges it; so does a path with empty segments, or with names that end in dots or spaces. A remote
+    server gets the query as it was sent, so there it may hold nothing that the template does not declare, and nothing
+    twice.
     """
-    path = uri.partition("#")[0].partition("?")[0]
-    if _ENCODED_SLASH.search(path):
-        return "an encoded slash"
-    for value in _texts(params.values()):
-        if "\\" in value or "\0" in value:
-            return "a backslash or a null byte"
-        if any(segment in (".", "..") for segment in value.split("/")):
-            return "a dot segment"
-        if _HIDDEN.search(value):
-            return "an escape within an escape"
+    if why := escape_objection(_bare(uri)):
+        return why
+    paths = _path_params(template)
+    for name, value in params.items():
+        judge = path_objection if paths is None or name in paths else value_objection
+        for text in _texts(value):
+            if why := judge(text):
+                return why
     return _query_objection(template, uri) if remote else None
+
+
+def file_objection(uri: str) -> str | None:
+    """Why the URI of a resource that no list names is refused whatever the rules say, or None.
+
+    Whatever found it has looked at the text of the URI, and may have taken it for the path of a file.
+    """
+    path = _bare(uri).partition(":")[2].removeprefix("//")
+    return escape_objection(path) or path_objection(unquote(path)) or None
+
+
+def _path_params(template: ResourceTemplate) -> frozenset[str] | None:
+    """The parameters that hold paths: wildcards; None for all, where the template is one of files."""
+    scheme = template.uri_template.partition(":")[0].lower()
+    if scheme == _FILES or isinstance(template, SkillFileTemplate):
+        return None
+    return frozenset(template_param_key(name) for name in _WILDCARD.findall(template.uri_template))
+
+
+def _bare(uri: str) -> str:
+    return uri.partition("#")[0].partition("?")[0]
 
 
 def _query_objection(template: ResourceTemplate, uri: str) -> str | None:
@@ -63,9 +127,9 @@ def _query_objection(template: ResourceTemplate, uri: str) -> str | None:
     return None
 
 
-def _texts(values: Iterable[Any]) -> Iterable[str]:
-    for value in values:
-        if isinstance(value, str):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from _texts(value)
+def _texts(value: Any) -> Iterable[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _texts(each)
