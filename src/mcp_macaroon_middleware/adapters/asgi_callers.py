@@ -12,6 +12,7 @@ from ..config.runtime import Runtime
 from ..core.bearers import is_token
 from ..errors import AuditUnavailable, StoreUnavailable, TokenInvalid
 from .callers import Identity, Unidentified, anonymous, borne, signed_in, source_of
+from .credentials import has_several
 
 logger: Final = logging.getLogger("mcp_macaroon_middleware")
 
@@ -30,11 +31,13 @@ class Callers:
         settings = self._runtime.settings.identity
         address = request.client.host if request.client is not None else None
         given = request.headers.getlist("authorization")
+        if has_several(request.scope["headers"], request.scope.get("query_string", b"")):
+            raise Unidentified("token_invalid", "several credentials")
         if not given:
             return anonymous(settings, address)
         scheme, _, token = given[0].partition(" ")
-        if len(given) > 1 or scheme.lower() != "bearer" or not token:
-            raise Unidentified("token_invalid", "another scheme than Bearer, or several")
+        if scheme.lower() != "bearer" or not token:
+            raise Unidentified("token_invalid", "another scheme than Bearer")
         token = token.strip()
         if is_token(token):
             return await self._ours(token, request, address)

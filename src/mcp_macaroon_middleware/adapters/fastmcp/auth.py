@@ -20,6 +20,8 @@ from ...errors import AuditUnavailable, ConfigError, StoreUnavailable, TokenInva
 from .bearing import HEADER, access_token, in_header
 from .guard import Source, runtime_of
 from .middleware import MacaroonMiddleware
+from .sessions import Sessions
+from .singletons import OneCredential
 from .stepping import StepUp
 
 logger: Final = logging.getLogger("mcp_macaroon_middleware")
@@ -138,7 +140,17 @@ class MacaroonAuth(AuthProvider):
         """What reads the credential, and what answers for a token that lacks authority where the file says so."""
         settings = self.runtime.settings.tokens
         added = [Middleware(StepUp)] if settings is not None and settings.step_up else []
-        return [*super().get_middleware(), *added]
+        sessions = Middleware(Sessions, refused=self._unheard)
+        return [Middleware(OneCredential, refused=self._doubled), *super().get_middleware(), sessions, *added]
+
+    def _doubled(self) -> None:
+        self._refused("credential_repeated", _request())
+
+    def _unheard(self, what: str) -> None:
+        try:
+            self.runtime.audit.event("message_refused", {"what": what})
+        except AuditUnavailable:
+            logger.error("a refused message could not be recorded")
 
 
 def _request() -> Request | None:

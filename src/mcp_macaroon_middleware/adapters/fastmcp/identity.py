@@ -15,6 +15,7 @@ from ...core.bearers import Bearer, Bearers, is_token
 from ...errors import StoreUnavailable, TokenInvalid
 from ...model import Principal
 from ..callers import HERE, NO_ONE, Identity, Unidentified, anonymous, borne, signed_in, source_of
+from ..credentials import has_several
 from .bearing import MacaroonAccessToken, from_here, over_http
 from .stripping import bare, brought
 
@@ -24,7 +25,10 @@ __all__ = ["NO_ONE", "Identity", "Unidentified", "bearer_here", "caller", "ident
 def caller(settings: IdentitySettings, auth: Any = None, bearers: Bearers | None = None) -> Identity | None:
     """`identify`, where no token of ours has to be looked at; None where one has. Raises `Unidentified`."""
     bound = fastmcp_request_ctx.get()
-    vouched = _request(bound) is not None or auth_context_var.get() is not None
+    request = _request(bound)
+    if request is not None:
+        _refuse_several(request)
+    vouched = request is not None or auth_context_var.get() is not None
     access = get_access_token() if vouched else None  # where there is none, it would look for it at length
     if bearers is not None or brought(bound) or (access is not None and is_token(access.token)):
         return None
@@ -49,7 +53,11 @@ async def identify(settings: IdentitySettings, auth: Any = None, bearers: Bearer
 
 
 async def _identified(settings: IdentitySettings, auth: Any, bearers: Bearers | None) -> Identity:
-    bound, bearer = fastmcp_request_ctx.get(), await bearer_here(bearers)
+    bound = fastmcp_request_ctx.get()
+    request = _request(bound)
+    if request is not None:
+        _refuse_several(request)
+    bearer = await bearer_here(bearers)
     if bearer is not None:
         return borne(bearer, settings, _address(bound))
     return _without_token(settings, auth, get_access_token(), bound, tokens=bearers is not None)
@@ -98,6 +106,12 @@ async def somebody(settings: IdentitySettings, auth: Any = None, bearers: Bearer
         return await identify(settings, auth, bearers)
     except Unidentified:
         return NO_ONE
+
+
+def _refuse_several(request: Any) -> None:
+    """Raises `Unidentified` for a request that bears two credentials: which of them counts elsewhere, nobody knows."""
+    if has_several(request.scope["headers"], request.scope.get("query_string", b"")):
+        raise Unidentified("token_invalid", "several credentials")
 
 
 def _is_http(bound: FastMCPRequestContext | None) -> bool:

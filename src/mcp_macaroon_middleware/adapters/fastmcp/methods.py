@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any, Final
 
+from fastmcp.server.dependencies import fastmcp_request_ctx
 from fastmcp.server.middleware import CallNext, MiddlewareContext
 from mcp.shared.exceptions import MCPError
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
@@ -26,6 +27,7 @@ from .identity import Identity, Unidentified
 from .refusals import method_refusal, protocol_refusal, tool_refusal, wire_form
 from .resolve import Found
 from .sealed import STALE, is_stale
+from .sessions import note_questions
 from .shapes import LONGEST_NAME
 
 logger: Final = logging.getLogger("mcp_macaroon_middleware")
@@ -71,6 +73,8 @@ async def outer(guard: Guard, context: Context, call_next: Next) -> Any:
 
 async def _observed(guard: Guard, context: Context, call_next: Next, *, failed: str = "error") -> Any:
     identity, component = await guard.somebody(), _method(context)
+    if context.method == "initialize":
+        note_questions(fastmcp_request_ctx.get())
     try:
         result = await _inside(guard, context, call_next)
     except asyncio.CancelledError:
