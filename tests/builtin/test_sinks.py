@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from mcp_macaroon_middleware.builtin.jsonl_sink import JsonlSink
+from mcp_macaroon_middleware.builtin.jsonl_tail import record_of
 from mcp_macaroon_middleware.builtin.log_sink import LOGGER, LogSink
 from mcp_macaroon_middleware.errors import AuditUnavailable
 
@@ -144,3 +145,49 @@ def test_only_the_owner_can_read_the_file(tmp_path: Path) -> None:
     sink = JsonlSink(tmp_path / "audit.jsonl")
     assert (tmp_path / "audit.jsonl").stat().st_mode & 0o777 == 0o600
     sink.close()
+
+
+FOREIGN = [b"half a line", b'{"half": ', b'{"whole": 1}\n', b'{"whole": 1}\nhalf', b"\n", b"\x00" * 10]
+
+
+@pytest.mark.threat("R24")
+@pytest.mark.parametrize("keep", ["all", "none", "a line", "half a line"])
+@pytest.mark.parametrize("more", [b"", *FOREIGN])
+def test_a_file_that_grew_or_was_cut_from_outside_is_told_and_no_record_is_lost_to_it(
+    tmp_path: Path, more: bytes, keep: str
+) -> None:
+    """reports-policy B14."""
+    path = tmp_path / "audit.jsonl"
+    sink = JsonlSink(path)
+    for number in range(3):
+        sink.write({"n": number, "pad": "x" * 20})
+    whole = path.read_bytes()
+    size = {"all": len(whole), "none": 0, "a line": len(whole) // 3, "half a line": len(whole) - 10}[keep]
+    with path.open("r+b") as file:
+        file.truncate(size)
+        file.seek(0, os.SEEK_END)
+        file.write(more)
+    for number in (3, 4):
+        sink.write({"n": number})
+    sink.close()
+    told = [record for text in path.read_bytes().split(b"\n") if (record := record_of(text)) is not None]
+    assert [record["n"] for record in told if "n" in record][-2:] == [3, 4], "every record of ours is a line of its own"
+    events = [record["event"] for record in told if "event" in record]
+    changed = bool(more) or keep != "all"
+    assert bool({"replaced", "foreign"} & set(events)) is changed
+    assert len([event for event in events if event != "truncated"]) == changed, "once, and not for our own writes"
+    assert all(record.get("previous") for record in told if record.get("event") in ("replaced", "foreign"))
+
+
+@pytest.mark.threat("R24")
+def test_a_file_that_was_cut_and_filled_to_its_old_size_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    sink = JsonlSink(path)
+    sink.write({"n": 1})
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.write(b"y" * size)
+    sink.write({"n": 2})
+    sink.close()
+    assert b'"foreign"' in path.read_bytes()
+    assert json.loads(path.read_bytes().splitlines()[-1]) == {"n": 2}

@@ -345,8 +345,8 @@ async def test_a_file_that_is_damaged_is_an_error_and_one_that_is_put_back_serve
     async with opened(path) as store:
         assert await store.get(["k"]) != [None]
         replaced(path, os.urandom(len(good)))
-        for _ in range(2):
-            with pytest.raises(StoreUnavailable, match="damaged") as refused:
+        for why in ("replaced", "damaged", "damaged"):
+            with pytest.raises(StoreUnavailable, match=why) as refused:
                 await store.get(["k"])
             assert str(tmp_path) not in str(refused.value)
         replaced(path, good)

@@ -114,7 +114,7 @@ class JsonlSink:
             os.close(self._descriptor)
             self._descriptor = -1
 
-    def _mend(self) -> None:
+    def _mend(self, why: str = "a last line that was cut by a crash") -> None:
         """Moves a last line without its end into an event; one that only lacks the newline gets it."""
         half = half_line(self._descriptor, self._size)
         if not half:
@@ -127,7 +127,7 @@ class JsonlSink:
         try:
             self._event(
                 "truncated",
-                detail=f"a last line of {len(half)} bytes was cut by a crash",
+                detail=f"{why}: {len(half)} bytes",
                 line=half[:KEPT].decode("utf-8", "backslashreplace"),
             )
         except AuditUnavailable:
@@ -150,12 +150,31 @@ class JsonlSink:
             self._mend()
             self._changed("replaced", "the audit file was replaced or deleted while it was open")
             return
-        shorter, self._size = now.st_size < self._size, now.st_size
-        if shorter:
-            self._changed("replaced", "the audit file was cut from outside while it was open")
+        if stat.S_ISREG(now.st_mode):
+            self._look_at_the_end(now.st_size)
         if now.st_mode != was.st_mode:
             modes = f"from {stat.S_IMODE(was.st_mode):04o} to {stat.S_IMODE(now.st_mode):04o}"
             self._changed("permissions", f"the permissions of the audit file were changed {modes}")
+
+    def _look_at_the_end(self, size: int) -> None:
+        """Says where the file does not end as it was left: it was cut, or somebody else wrote to it.
+
+        What they left half goes into an event, so that no record of ours is glued to it.
+        """
+        try:
+            same = (
+                size == self._size and os.pread(self._descriptor, len(self._last), size - len(self._last)) == self._last
+            )
+        except OSError as error:
+            raise self._failed("read", error) from None
+        if same:
+            return
+        how = "was cut" if size < self._size else "grew" if size > self._size else "was written to"
+        previous, self._size = self._last, size
+        self._mend("what stood at the end of the file, without an end of its line")
+        self._last = previous
+        event = "replaced" if how == "was cut" else "foreign"
+        self._changed(event, f"the audit file {how} from outside while it was open")
 
     # --- lines ----------------------------------------------------------------------------------------------------
 

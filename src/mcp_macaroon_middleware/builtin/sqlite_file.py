@@ -21,6 +21,7 @@ from typing import Any, Final
 from ..plugin import Added, Amount, Entry, PluginError, StoreUnavailable
 from ..plugin.ticks import ticks
 from .broken import BROKEN
+from .sqlite_halves import CHANGED, Halves, change, mend_index, seen
 from .sqlite_opening import connect, known, why
 from .windows import Counter, ends_of, fresh, name_of, packed, refusal, unpacked
 
@@ -41,7 +42,8 @@ class SQLiteFile:
         self._timeout = timeout
         self._pages = max(max_bytes // PAGE, 64)
         self._link: sqlite3.Connection | None = None
-        self._inode = (0, 0)
+        self._halves: Halves = {}
+        self.changes: list[tuple[str, str]] = []
         self._changes = 0
         self.now = 0.0
 
@@ -90,9 +92,12 @@ class SQLiteFile:
                 self._write_clock(link)
                 self._sweep(link, SWEPT + 2 * written)  # faster than anything grows
             link.execute("COMMIT")
+            if writes:  # what is acknowledged stands in the file, so that nobody can take it away with the log
+                link.execute("PRAGMA wal_checkpoint(FULL)").fetchone()
         except sqlite3.Error as error:
             self.abandon()
             raise StoreUnavailable(f"the sqlite store cannot be used: {why(error)}") from None
+        self._require_whole()
 
     def abandon(self) -> None:
         """Undoes the transaction, and opens the file anew at the next."""
@@ -106,16 +111,17 @@ class SQLiteFile:
         try:
             there = os.stat(self._path, follow_symlinks=False)
         except OSError as error:
+            if self._link is not None:
+                self.changes.append(("file", "removed"))
             self.close()
             raise StoreUnavailable(f"the file of the sqlite store is gone ({error.strerror})") from None
         if not stat.S_ISREG(there.st_mode):
             self.close()
             raise StoreUnavailable("the path of the sqlite store is not a file any more")
-        inode = (there.st_dev, there.st_ino)
-        if self._link is None or inode != self._inode:
-            self.close()
+        self._require_whole()
+        if self._link is None:
             link = connect(self._path, self._timeout)
-            self._link, self._inode = link, inode
+            self._link, self._halves = link, {}
             try:
                 ours = known(link)
             except PluginError as error:
@@ -125,7 +131,27 @@ class SQLiteFile:
                 self.close()
                 raise StoreUnavailable("the file of the sqlite store is empty; start the server anew to make it")
             link.execute(f"PRAGMA max_page_count = {self._pages}")
+            self._halves = seen(self._path)
         return self._link
+
+    def _require_whole(self) -> None:
+        """Raises `StoreUnavailable` where the file, its log or the log's index is not the one that is open here.
+
+        What is open is let go: the next operation opens what is there then. Nothing is lost by it, since whatever was
+        acknowledged stands in the file itself (`commit`).
+        """
+        if self._link is None or not self._halves:
+            return
+        now = seen(self._path)
+        changed = change(self._halves, now)
+        if changed is None:
+            self._halves = {**now, **{end: part for end, part in self._halves.items() if now[end] is None}}
+            return
+        mend_index(self._path, self._halves, now)
+        self.changes.append(changed)
+        self.close()
+        name, how = changed
+        raise StoreUnavailable(f"the {name} of the sqlite store was {how} while it was in use", code=CHANGED)
 
     def clear(self) -> None:
         """Drops all that has ended. Raises `StoreUnavailable`."""

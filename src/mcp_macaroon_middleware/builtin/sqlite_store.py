@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import os
 import queue
@@ -19,11 +20,25 @@ from urllib.parse import unquote
 
 from pydantic import Field
 
-from ..plugin import Added, Amount, Entry, PluginError, Settings, Store, StoreContext, StoreType, StoreUnavailable
+from ..plugin import (
+    Added,
+    Amount,
+    Entry,
+    MacaroonError,
+    PluginError,
+    Settings,
+    Store,
+    StoreContext,
+    StoreType,
+    StoreUnavailable,
+)
 from .broken import BROKEN, Broken, Event
 from .sqlite_file import SQLiteFile
+from .sqlite_halves import CHANGED
 from .sqlite_opening import prepare, why
 from .windows import check_amounts
+
+logger: Final = logging.getLogger("mcp_macaroon_middleware")
 
 TOGETHER: Final = 64
 """How many operations one transaction takes."""
@@ -84,7 +99,7 @@ class _Worker(threading.Thread):
     def __init__(self, file: SQLiteFile) -> None:
         super().__init__(name="mcp-macaroon-sqlite", daemon=True)
         self.jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._file = file
+        self.file = file
         self.process = os.getpid()
 
     def run(self) -> None:
@@ -94,7 +109,7 @@ class _Worker(threading.Thread):
             jobs, going = self._waiting()
             if jobs:
                 self._together(jobs)
-        self._file.close()
+        self.file.close()
 
     def _waiting(self) -> tuple[list[_Job], bool]:
         """What waits, in its order, and whether there may be more."""
@@ -120,12 +135,12 @@ class _Worker(threading.Thread):
                 jobs[0].tell(None, undone.fault)
                 return
             with contextlib.suppress(StoreUnavailable):
-                self._file.clear()
+                self.file.clear()
             for job in jobs:
                 self._together([job], again=False)
         except StoreUnavailable as fault:
             for job in jobs:
-                job.tell(None, StoreUnavailable(str(fault)))
+                job.tell(None, StoreUnavailable(str(fault), code=fault.code))
 
     def _transact(self, jobs: Sequence[_Job]) -> None:
         """Does the work and hands out the answers. Raises `_Undone` if nothing of it has happened, for certain."""
@@ -133,13 +148,13 @@ class _Worker(threading.Thread):
         if not wanted:
             return
         writes = any(job.writes for job in wanted)
-        self._file.begin(writes=writes)
+        self.file.begin(writes=writes)
         try:
-            answers = [(job, job.work(self._file)) for job in wanted if not job.abandoned]
+            answers = [(job, job.work(self.file)) for job in wanted if not job.abandoned]
         except Exception as error:
-            self._file.abandon()
+            self.file.abandon()
             raise _Undone(error) from None
-        self._file.commit(writes=writes)
+        self.file.commit(writes=writes)
         for job, answer in answers:
             job.tell(answer)
 
@@ -165,6 +180,7 @@ class SQLiteStore:
         self, path: Path, audience: str, settings: SQLiteSettings | None = None, event: Event = lambda *_: None
     ) -> None:
         self._broken = Broken(event)
+        self._event = event
         self._path = path
         self._audience = audience
         self._settings = settings or SQLiteSettings()
@@ -235,10 +251,22 @@ class SQLiteStore:
         except StoreUnavailable as error:
             if error.code == BROKEN:
                 self._broken.met()
+            self._tell_changes()
             raise
         finally:
             with self._lock:
                 self._waiting -= 1
+
+    def _tell_changes(self) -> None:
+        """Says what became of the files from outside, once for each change."""
+        worker = self._worker
+        while worker is not None and worker.file.changes:
+            part, how = worker.file.changes.pop(0)
+            logger.error("the %s of the sqlite store was %s from outside; what was under way is refused", part, how)
+            try:
+                self._event(CHANGED, {"part": part, "how": how})
+            except MacaroonError:
+                logger.error("a change of the store's files could not be recorded")
 
     def _send(self, job: _Job) -> None:
         with self._lock:

@@ -6,6 +6,7 @@ arguments to record in clear. Records are plain mappings; the sinks give them a 
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import json
 import logging
@@ -27,6 +28,13 @@ logger: Final = logging.getLogger("mcp_macaroon_middleware")
 
 DIGEST_CHARACTERS: Final = 32
 KEPT: Final = 4096
+MOST_ARGUMENTS: Final = 128
+"""The most arguments of one call that a record names."""
+CLEAR: Final = 4096
+"""Bytes of JSON of one argument that a record shows in clear."""
+LONG: Final = 1000
+"""Characters of a name or address, as a caller wrote it, that a record shows."""
+BEGINS: Final = 200
 LATE: Final = 10_000
 """The most records that are kept for a sink which cannot take them at present."""
 
@@ -184,11 +192,34 @@ class AuditLog:
         return facts
 
     def digests(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Each argument as a keyed digest, or in clear where the file names it."""
+        """Each argument as a keyed digest, or in clear where the file names it; neither grows with what a caller sends."""
+        if len(arguments) > MOST_ARGUMENTS:
+            return self._few(arguments)
         return {
-            name: thawed(value) if name in self.clear_arguments else self.digest(name, value)
+            name if len(name) <= LONG else short(name): self._cleared(name, value)
+            if name in self.clear_arguments
+            else self.digest(name, value)
             for name, value in arguments.items()
         }
+
+    def _few(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """The first arguments, and how many more there were with one digest for them."""
+        names = list(arguments)
+        rest = {name: arguments[name] for name in names[MOST_ARGUMENTS:]}
+        told = self.digests({name: arguments[name] for name in names[:MOST_ARGUMENTS]})
+        return told | {f"({len(rest)} more)": self.digest("", rest)}
+
+    def _cleared(self, name: str, value: Any) -> Any:
+        """An argument in clear; a long one by how it begins, its digest, and its length in bytes of JSON."""
+        plain = thawed(value)
+        try:
+            text = json.dumps(plain, default=_plain)
+        except RecursionError:
+            raise ArgumentsInvalid("an argument is nested too deep to be recorded") from None
+        if len(text) <= CLEAR:
+            return plain
+        begins = plain if isinstance(plain, str) else text
+        return {"begins": begins[:BEGINS], "digest": self.digest(name, value), "length": len(text)}
 
     def digest(self, name: str, value: Any) -> str:
         """A keyed digest of one argument: equal for equal values, and not to be reversed without the key.
@@ -216,6 +247,14 @@ def _plain(value: Any) -> Any:
     return to_jsonable_python(value, fallback=lambda other: type(other).__name__)
 
 
+def short(text: str) -> str:
+    """A text that a caller may have written; a long one by how it begins, its length and its digest."""
+    if len(text) <= LONG:
+        return text
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:DIGEST_CHARACTERS]
+    return f"{text[:BEGINS]}… ({len(text)} characters, sha256:{digest})"
+
+
 def principal_facts(principal: Principal) -> dict[str, Any]:
     """A principal as a record writes it."""
     facts: dict[str, Any] = {"kind": principal.kind, "namespace": principal.namespace, "subject": principal.subject}
@@ -226,11 +265,11 @@ def principal_facts(principal: Principal) -> dict[str, Any]:
 
 def component_facts(component: Component) -> dict[str, Any]:
     """A component as a record writes it."""
-    facts: dict[str, Any] = {"kind": component.kind.value, "name": component.name}
+    facts: dict[str, Any] = {"kind": component.kind.value, "name": short(component.name)}
     for key, value in (
         ("server", component.server),
         ("version", component.version),
-        ("uri", component.uri),
+        ("uri", component.uri and short(component.uri)),
         ("digest", component.digest),
     ):
         if value:

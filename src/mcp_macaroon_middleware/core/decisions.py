@@ -19,6 +19,7 @@ REASONS: Final[dict[str, str]] = {
     "caveat_invalid": "The token does not allow this.",
     "token_expired": "The token does not allow this.",
     "store_unavailable": "The policy could not be evaluated; try again later.",
+    "store_changed": "A file of the policy's store was changed from outside; try again.",
     "record_broken": "What is kept about this call cannot be read, so it is refused; try again later.",
     "limits_apart": "The limits of this call cannot be counted together, so it is refused; tell the operator.",
     "audit_unavailable": "The call cannot be recorded, so it is refused; try again later.",
