@@ -192,7 +192,7 @@ class AuditLog:
         return facts
 
     def digests(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Each argument as a keyed digest, or in clear where the file names it; neither grows with what a caller sends."""
+        """Each argument as a keyed digest, or in clear where the file names it; with bounds."""
         if len(arguments) > MOST_ARGUMENTS:
             return self._few(arguments)
         return {
