@@ -6,8 +6,9 @@ And whether they can be used at all, which is tried once before a start.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from . import redis_transport as transport
 from .redis_address import ClusterAddress, SentinelAddress
 from .redis_cluster import Cluster
 from .redis_dial import Dial, Fixed
@@ -15,13 +16,20 @@ from .redis_faults import unavailable
 from .redis_link import CLOSED, Link, Terms
 from .redis_sentinel import Sentinels
 
-if TYPE_CHECKING:
-    from . import redis_store as store
-
 __all__ = ["CLOSED", "open_link", "probe_store"]
 
 
-def open_link(address: store.Address, settings: store.RedisSettings) -> store.Link:
+class Probed(Protocol):
+    """A store that can be tried."""
+
+    async def probe(self) -> None:
+        """Uses it once."""
+
+    async def close(self) -> None:
+        """Closes it."""
+
+
+def open_link(address: transport.Address, settings: transport.RedisSettings) -> transport.Link:
     """Connections for the event loop that is running; none is made yet."""
     dial = Dial()
     terms = Terms(
@@ -37,7 +45,7 @@ def open_link(address: store.Address, settings: store.RedisSettings) -> store.Li
     return Link(finder, dial, terms)
 
 
-def probe_store(probed: store.RedisStore, timeout: float) -> None:
+def probe_store(probed: Probed, timeout: float) -> None:
     """Uses a store once, within `timeout` seconds in all, in an event loop of its own, and closes it.
 
     To be called in a thread without a running event loop. A look-up of a host name that hangs is not waited for.

@@ -17,19 +17,15 @@ import secrets
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
-from pydantic import Field
-
-from ..plugin import Added, Amount, Entry, PluginError, Settings, StoreContext, StoreType, StoreUnavailable
+from ..plugin import Added, Amount, Entry, PluginError, StoreContext, StoreType, StoreUnavailable
 from . import redis_scripts as scripts
 from .broken import BROKEN, Broken, Event
-from .redis_address import ClusterAddress, RedisAddress, SentinelAddress, read_address, read_cluster, read_sentinels
+from .redis_address import ClusterAddress, read_address, read_cluster, read_sentinels
 from .redis_parts import Part, Parts
+from .redis_transport import Address, Link, RedisSettings
 from .redis_values import foreign, line_of, milliseconds, stamped, to_bytes, to_entry, to_text
-
-if TYPE_CHECKING:
-    from .redis_scripts import Script
 
 MOST_ENTRIES: Final = 1000
 MOST_BYTES: Final = 4 * 1024 * 1024
@@ -39,31 +35,6 @@ APART: Final = "limits_apart"
 """The code of charges that lie in several parts of a cluster."""
 
 T = TypeVar("T")
-Address = RedisAddress | SentinelAddress | ClusterAddress
-
-
-class RedisSettings(Settings):
-    """The section `redis` (`rediss`, `redis+sentinel`, …): `timeout` of an operation in seconds; how many may wait at
-    once; whether a server may be used that forgets limits and revocations when it is full (any `maxmemory-policy` but
-    `noeviction`); and how many replicas must have a write before it counts, so that a failover does not undo it."""
-
-    timeout: float = Field(default=2.0, gt=0, le=60)
-    max_waiting: int = Field(default=200, ge=1, le=100_000)
-    allow_eviction: bool = False
-    replicas: int = Field(default=0, ge=0, le=10)
-
-
-class Link(Protocol):
-    """The connections of one event loop, to one server or to a cluster."""
-
-    @property
-    def over(self) -> bool: ...
-
-    async def run(self, script: Script, keys: Sequence[bytes], arguments: Sequence[bytes | int] = ()) -> Any: ...
-
-    async def spread(self, names: Sequence[bytes]) -> Sequence[bytes]: ...
-
-    async def close(self) -> None: ...
 
 
 class RedisStore:
@@ -204,7 +175,7 @@ class RedisStore:
     async def _read(
         self,
         read: Callable[[Any], T],
-        script: Script,
+        script: scripts.Script,
         keys: Sequence[bytes],
         arguments: Sequence[bytes | int] = (),
     ) -> T:

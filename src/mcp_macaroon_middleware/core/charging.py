@@ -12,8 +12,9 @@ from ..plugin.contract import Added, Amount, Store
 from ..tokens.caveats import MOST_COUNTING
 from .asks import Ask
 from .binding import BoundCheck
-from .decisions import Decision, Tally
+from .decisions import Decision
 from .quotas import CODE, Quotas, bounded
+from .tally import Tally
 
 LIMITED: Final = "Too many calls; try again later."
 

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 from ..model import RequestContext, Result, Verdict
 from ..plugin.contract import Clock
 from .checks import Runner, is_late
-from .decisions import NOTHING_AFTER, After, Tally
+from .decisions import NOTHING_AFTER, After
 from .plan import NO_MATCHES, Match, Matches, Plan, still_holds
 from .principals import applies
+from .tally import Tally
 
 Applying = Sequence[tuple[Match, bool]]
 
@@ -28,7 +29,7 @@ class Judge:
         tally = Tally()
         verdicts = [self._runner.judge_now(match, request) for match in matches.folded]
         for match, verdict in zip(matches.folded, verdicts, strict=True):
-            tally.add(match, verdict, sure=True)
+            tally.add(match.check, verdict, grants=match.exposed)
         if not any(is_late(verdict) for verdict in verdicts):  # the next one may be in time
             matches.summary = tally
         return tally
@@ -58,13 +59,14 @@ class Judge:
         waiting: list[tuple[Match, bool]] = []
         for match, sure in applying:
             if match.check.constant:
-                tally.add(match, match.verdict or self._constant(match, request), sure=sure)
+                verdict = match.verdict or self._constant(match, request)
+                tally.add(match.check, verdict, grants=match.exposed and sure)
             else:
                 waiting.append((match, sure))
         if waiting:
             verdicts = await self._runner.judge([match for match, _ in waiting], request, result)
             for (match, sure), verdict in zip(waiting, verdicts, strict=True):
-                tally.add(match, verdict, sure=sure)
+                tally.add(match.check, verdict, grants=match.exposed and sure)
 
     def _constant(self, match: Match, request: RequestContext) -> Verdict:
         verdict = self._runner.judge_now(match, request)

@@ -19,10 +19,10 @@ from .binding import (
     bind_rule,
 )
 from .index import TargetIndex
+from .tally import Tally
 
 if TYPE_CHECKING:
     from ..host.registry import Registry
-    from .decisions import Tally
 
 
 MEMO: Final = 4096

@@ -47,12 +47,13 @@ from .caveats import CaveatBooks
 from .checks import Runner
 from .clock import SystemClock
 from .consent import Consent
-from .decisions import After, Decision, Outcome, Tally, plain_refusal, refusal_for
+from .decisions import After, Decision, Outcome, plain_refusal, refusal_for
 from .judging import Judge
 from .plan import NO_MATCHES, Match, Matches, Plan, Rulebook
 from .quotas import LentStore, Quotas
 from .records import Recorder
 from .revocation import Revocations
+from .tally import Tally
 
 __all__ = ["Decision", "Outcome", "PolicyEngine", "RequestContext"]
 

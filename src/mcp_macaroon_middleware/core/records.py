@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from ..model import RequestContext
 from .audit import AuditLog
-from .decisions import Decision, Tally
+from .decisions import Decision
+from .tally import Tally
 
 WITHHELD: Final = {"outcome": "withheld", "code": "audit_unavailable"}
 REFUSED: Final = {"outcome": "denied", "code": "audit_unavailable"}

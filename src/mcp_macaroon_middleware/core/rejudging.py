@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..model import Effect, Phase, Refusal
-from .decisions import Decision, Tally, plain_refusal, refusal_for
+from .decisions import Decision, plain_refusal, refusal_for
 from .plan import Rulebook
+from .tally import Tally
 
 if TYPE_CHECKING:
     from .policy_engine import PolicyEngine

@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from ..model import Action, Phase, Redaction, RequestContext
 from ..tokens import VerifiedToken
-from .decisions import Tally
+from .caveats import CaveatBooks
+from .judging import Judge
 from .plan import Plan, Rulebook, possible
-
-if TYPE_CHECKING:
-    from .policy_engine import PolicyEngine
+from .tally import Tally
 
 logger: Final = logging.getLogger("mcp_macaroon_middleware")
 
 
-async def open_to(engine: PolicyEngine, request: RequestContext, *, token: VerifiedToken | None = None) -> bool:
+class Sight(Protocol):
+    """What of the engine is needed to look ahead."""
+
+    @property
+    def plan(self) -> Plan:
+        """The plan in force."""
+
+    @property
+    def judge(self) -> Judge:
+        """What judges rules."""
+
+    @property
+    def caveats(self) -> CaveatBooks:
+        """The rules of tokens."""
+
+
+async def open_to(engine: Sight, request: RequestContext, *, token: VerifiedToken | None = None) -> bool:
     """Whether some call by this principal could reach the component; in doubt it could not (THREATS M12).
 
     The predicate of a call, for the enforcers that hide.
@@ -34,7 +49,7 @@ async def open_to(engine: PolicyEngine, request: RequestContext, *, token: Verif
     return holder.denied is None and operator.denied is None and granted
 
 
-async def _hiding(engine: PolicyEngine, plan: Plan, book: Rulebook, request: RequestContext) -> Tally:
+async def _hiding(engine: Sight, plan: Plan, book: Rulebook, request: RequestContext) -> Tally:
     """What the enforcers that hide come to; a constant refusal by any other does not hide."""
     matches = book.lookup(Phase.BEFORE, request.component)
     tally = engine.judge.summary(matches, request).copy()
@@ -46,7 +61,7 @@ async def _hiding(engine: PolicyEngine, plan: Plan, book: Rulebook, request: Req
 
 
 def possible_redaction(
-    engine: PolicyEngine, request: RequestContext, *, token: VerifiedToken | None = None
+    engine: Sight, request: RequestContext, *, token: VerifiedToken | None = None
 ) -> Redaction | None:
     """What rules and caveats can withhold from this component's results; None where that cannot be told."""
     plan = engine.plan
