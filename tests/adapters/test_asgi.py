@@ -375,7 +375,7 @@ async def test_websockets_are_refused_and_preflights_pass() -> None:
     assert sent == [{"type": "websocket.close", "code": 1008, "reason": "not allowed"}]
     async with bank.client(None) as client:
         preflight = {"origin": "https://x.example", "access-control-request-method": "GET"}
-        assert (await client.options("/customers/7", headers=preflight)).status_code == 405
+        assert (await client.options("/customers/7", headers=preflight)).status_code == 404
         assert (await client.options("/customers/7")).status_code == 401
 
 

@@ -7,7 +7,6 @@ an output rule its JSON answers lose what must not leave. What cannot be judged 
 from __future__ import annotations
 
 import logging
-import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +20,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..core.decisions import Decision, plain_refusal
 from ..core.enforcement import Carried, Questions, run
 from ..core.plan import Plan
+from ..core.visibility import open_to
 from ..errors import ArgumentsInvalid, AuditUnavailable, StoreUnavailable
-from ..model import Challenge, Refusal, Result
+from ..model import Challenge, Refusal, RequestContext, Result
 from . import asgi_http as web
 from .asgi_desk import Desk, Refused, action, opened
 from .asgi_held import Held, Waiting
@@ -82,8 +82,11 @@ class MacaroonASGIMiddleware:
 
     async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._waiting.purge()
-        if route_path(scope) in self._public or self._is_preflight(scope):
+        if route_path(scope) in self._public:
             await self.app(scope, receive, send)
+            return
+        if self._is_preflight(scope):
+            await (await self._preflight(scope, receive))(scope, receive, send)
             return
         try:
             judged = await self._judged(scope, receive)
@@ -101,6 +104,14 @@ class MacaroonASGIMiddleware:
         asks = scope["method"] == "OPTIONS" and {b"origin", b"access-control-request-method"} <= names
         return asks and self._routes.lacks(scope)
 
+    async def _preflight(self, scope: Scope, receive: Receive) -> Response:
+        """What the application's own middleware says to a browser; never that there is a route of another method."""
+        captured = Captured()
+        await self.app(scope, receive, captured)
+        if captured.status == 405 or 300 <= captured.status < 400:
+            return await self._unknown(scope)
+        return raw(captured.status, captured.headers, bytes(captured.body))
+
     async def _judged(self, scope: Scope, receive: Receive) -> _Allowed | Response:
         """Leave to run the application, or the answer without it. Raises `Refused`."""
         challenge = self._challenge(scope)
@@ -110,8 +121,8 @@ class MacaroonASGIMiddleware:
         caller = await self._desk.caller(Request(scope), found.component)
         context = self._desk.context(caller, found.component)
         objection = found.objection or self._lost(found)
-        if objection:
-            detail = f"the path holds {objection}"
+        if objection or await self._borders(found, scope, context, caller):
+            detail = f"the path holds {objection or 'routes that are hidden'}"
             await self._desk.engine.refuse(context, "unknown_component", NO_PATH, detail=detail, hidden=True)
             return await self._unknown(scope)
         body = await self._desk.body(context, receive, self._limit)
@@ -123,6 +134,20 @@ class MacaroonASGIMiddleware:
         if not decision.allowed:
             return await self._refused(decision, scope)
         return _Allowed(decision, caller, body)
+
+    async def _borders(self, found: Found, scope: Scope, context: RequestContext, caller: Identity) -> bool:
+        """Whether the application's answer to a request that it has no route for would tell of a hidden one."""
+        engine = self._desk.engine
+        if found.is_route or found.opaque is not None or not engine.plan.settings.hide_denied:
+            return False
+        try:
+            for beside in self._routes.beside(scope):
+                if not await open_to(engine, context.replace(component=beside.component), token=caller.token):
+                    return True
+        except Exception as error:
+            logger.error("the routes of a path could not be told: %s", type(error).__name__)
+            return True
+        return False
 
     def _lost(self, found: Found) -> str:
         """Why a request is refused where a rule may name its route, and the application does not show its routes."""
@@ -240,7 +265,7 @@ class MacaroonASGIMiddleware:
 
     async def _unknown(self, scope: Scope) -> Response:
         """What the application itself answers for a path that it surely does not have; nothing of it runs else."""
-        path = f"{scope.get('root_path', '')}/{secrets.token_hex(16)}"
+        path = self._routes.absent(scope)
         nowhere = {**scope, "path": path, "raw_path": path.encode(), "query_string": b"", "method": "GET"}
         if not self._routes.lacks(nowhere):
             return Response("Not Found", 404)

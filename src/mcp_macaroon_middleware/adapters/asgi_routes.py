@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import logging
 import re
+import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
+from urllib.parse import quote
 
+from starlette.convertors import PathConvertor
+from starlette.endpoints import HTTPEndpoint
 from starlette.routing import Match
 from starlette.types import Scope
 
 from ..model import EMPTY, Component, Kind
+from ..rules import escape_objection, path_objection, value_objection
 from .asgi_fields import Fields
 
 logger: Final = logging.getLogger("mcp_macaroon_middleware")
@@ -25,9 +30,7 @@ DEEPEST: Final = 64
 LONGEST_NAME: Final = 400
 NOTHING: Final = Fields()
 _PARAM: Final = re.compile(r"\{([a-zA-Z_][a-zA-Z0-9_]*)(?::[a-zA-Z_][a-zA-Z0-9_]*)?\}")
-_HIDDEN: Final = re.compile(r"%(2[eEfF]|5[cC]|00)")
-_ENCODED: Final = re.compile(rb"%(2[fF]|5[cC])")
-_UNCLEAR: Final = re.compile(r"[\x00-\x1f\x7f\\]")
+_VERBS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +76,17 @@ class _Route:
         """The path that the template stands for with these parameters."""
         return "".join(_filled(template, convertors, params) for template, convertors in self.steps) + self.rest
 
+    @property
+    def objection(self) -> str:
+        """Why the request is refused for what it gives where a whole path may stand, or nothing."""
+        given = [
+            str(self.params[name])
+            for _, convertors in self.steps
+            for name, convertor in convertors.items()
+            if isinstance(convertor, PathConvertor) and name in self.params
+        ]
+        return next(filter(None, map(path_objection, (*given, self.rest))), "")
+
 
 class Routes:
     """The routes of a wrapped application. `wrapper` is what wraps it."""
@@ -88,6 +102,7 @@ class Routes:
         routes = self._routes(scope)
         try:
             route = _taking({**scope}, routes) if routes is not None and not objection else None
+            objection = objection or (route.objection if route is not None else "")
             return _found(scope, path, route, objection, opaque="" if routes is None else None)
         except Exception as error:
             logger.error("a route could not be told: %s", type(error).__name__)
@@ -97,6 +112,28 @@ class Routes:
         """Whether the application has routes, and surely none for this request."""
         routes = self._routes(scope)
         return routes is not None and not self.find(scope).is_route
+
+    def beside(self, scope: Scope) -> Iterator[Found]:
+        """The routes that the application would tell of in its answer to a request that none of them takes.
+
+        Those for other methods of its path (405, with their names), and with a slash more or less (a redirect).
+        """
+        routes, path = self._routes(scope), str(scope["path"])
+        for other in (path, path.rstrip("/") if path.endswith("/") else path + "/"):
+            place = {**scope, "path": other, "raw_path": quote(other).encode()}
+            for method in dict.fromkeys(_methods_at(place, routes or ())):
+                found = self.find({**place, "method": method})
+                if found.is_route:
+                    yield found
+
+    def absent(self, scope: Scope) -> str:
+        """A path that is surely nobody's, of the same application that would answer for the request's own path."""
+        try:
+            root = _innermost({**scope}, self._routes(scope))
+        except Exception as error:
+            logger.error("a route could not be told: %s", type(error).__name__)
+            root = scope.get("root_path", "")
+        return f"{root}/{secrets.token_hex(16)}"
 
     def _routes(self, scope: Scope) -> Sequence[Any] | None:
         """The routes of what is wrapped: never those of an application that it is mounted in."""
@@ -172,16 +209,8 @@ def _text(value: Any, convertor: Any) -> str:
 
 def _objection(path: str, raw: bytes) -> str:
     """Why a path is refused whatever the rules say, or nothing."""
-    segments = path.split("/")
-    if _ENCODED.search(raw):
-        return "an encoded slash"
-    if _UNCLEAR.search(path):
-        return "a backslash or a control character"
-    if any(segment in (".", "..") for segment in segments):
-        return "a dot segment"
-    if "" in segments[1:-1]:
-        return "an empty segment"
-    return "an escape within an escape" if _HIDDEN.search(path) else ""
+    why = escape_objection(raw.decode("latin-1")) or value_objection(path)
+    return why or ("an empty segment" if "" in path.split("/")[1:-1] else "")
 
 
 # --- routes -----------------------------------------------------------------------------------------------------------
@@ -191,9 +220,43 @@ def _taking(scope: Scope, routes: Sequence[Any]) -> _Route | None:
     """The first route that takes the request, as a router chooses it. Raises `LookupError` for one without a name."""
     for route in _flat(routes):
         match, inner = route.matches(scope)
-        if match is Match.FULL:
+        if match is Match.FULL and _answers(route, scope["method"]):
             return _named(route, {**scope, **inner})
     return None
+
+
+def _innermost(scope: Scope, routes: Sequence[Any] | None) -> str:
+    """What the application that answers for a path is mounted under, of those that show their routes."""
+    for route in _flat(routes or ()):
+        match, inner = route.matches(scope)
+        if match is Match.FULL:
+            nested = _nested(route)
+            return _innermost({**scope, **inner}, nested) if nested else str(scope.get("root_path", ""))
+    return str(scope.get("root_path", ""))
+
+
+def _methods_at(scope: Scope, routes: Iterable[Any]) -> Iterator[str]:
+    """The methods of every route at a path."""
+    for route in _flat(routes):
+        match, inner = route.matches(scope)
+        if match is not Match.NONE:
+            nested = _nested(route)
+            yield from _methods_at({**scope, **inner}, nested) if nested else _methods_of(route) or (scope["method"],)
+
+
+def _methods_of(route: Any) -> Sequence[str]:
+    """The methods that a route says it takes; none where it says nothing."""
+    methods, endpoint = getattr(route, "methods", None), getattr(route, "endpoint", None)
+    if methods or not (isinstance(endpoint, type) and issubclass(endpoint, HTTPEndpoint)):
+        return tuple(methods or ())
+    own = [verb for verb in _VERBS if hasattr(endpoint, verb.lower()) or (verb == "HEAD" and hasattr(endpoint, "get"))]
+    return own if endpoint.dispatch is HTTPEndpoint.dispatch else ()
+
+
+def _answers(route: Any, method: str) -> bool:
+    """Whether a route that matches has code for a method: a class of endpoints answers others with 405 by itself."""
+    methods = _methods_of(route)
+    return not methods or method in methods
 
 
 def _named(route: Any, scope: Scope) -> _Route | None:
@@ -204,7 +267,7 @@ def _named(route: Any, scope: Scope) -> _Route | None:
         template = ""
     step = (template, getattr(route, "param_convertors", EMPTY) if template else EMPTY)
     params = scope.get("path_params", EMPTY)
-    nested = None if hasattr(route, "path_regex") and not _is_mount(route) else routes_of(getattr(route, "app", None))
+    nested = _nested(route)
     if not nested:
         opaque = _is_mount(route) or not template
         rest = route_path(scope) if opaque else ""
@@ -213,6 +276,11 @@ def _named(route: Any, scope: Scope) -> _Route | None:
     if inner is None:
         return None
     return replace(inner, steps=(step, *inner.steps))
+
+
+def _nested(route: Any) -> Sequence[Any] | None:
+    """The routes of the application behind a route; None where there is none, or it does not show them."""
+    return None if hasattr(route, "path_regex") and not _is_mount(route) else routes_of(getattr(route, "app", None))
 
 
 def _is_mount(route: Any) -> bool:
