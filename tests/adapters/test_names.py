@@ -7,11 +7,14 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from asking import Person
 from fastmcp import Client, FastMCP
+from fastmcp.resources import Resource
 from fastmcp.server import create_proxy
+from fastmcp.server.providers import Provider
 from fastmcp.server.providers.skills import SkillProvider
 from guarded import ERAS, guarded
 from hypothesis import HealthCheck, given, settings
@@ -251,3 +254,31 @@ def test_what_the_bare_server_takes_for_one_thing_has_one_verdict(
             assert granted is None or granted in things, uri
 
     asyncio.run(run())
+
+
+@pytest.mark.threat("R03")
+async def test_a_provider_that_looks_for_files_by_itself_is_given_no_unclear_path(folder: Path) -> None:
+    class Files(Provider):
+        """Lists nothing, and takes the text of a URI for a path."""
+
+        async def _get_resource(self, uri: str, version: Any = None) -> Resource | None:
+            place = folder / unquote(uri.removeprefix("disk://")).lower()
+            return Resource.from_function(place.read_text, uri=uri, name="f") if place.is_file() else None
+
+    server: FastMCP[Any] = FastMCP("disk")
+    server.add_provider(Files())
+    guarded(server, ["bf:resource=*:tool_access:allow", *denials(["disk://sub/secret.md"])])
+    tails = (
+        "sub/secret.md",
+        "SUB/secret.md",
+        "sub//secret.md",
+        "sub/./secret.md",
+        "sub/../sub/secret.md",
+        "%2e/open.md",
+    )
+    assert await read(server, [f"disk://{tail}" for tail in tails]) == [None] * len(tails)
+    assert await read(server, ["disk://sub//k.md", "disk://sub/./k.md", "disk://sub/k.md"]) == [
+        None,
+        None,
+        "contents of sub/k.md",
+    ]

@@ -107,7 +107,7 @@ class MacaroonASGIMiddleware:
     async def _preflight(self, scope: Scope, receive: Receive) -> Response:
         """What the application's own middleware says to a browser; never that there is a route of another method."""
         captured = Captured()
-        await self.app(scope, receive, captured)
+        await self.app({**scope}, receive, captured)  # routers write into theirs
         if captured.status == 405 or 300 <= captured.status < 400:
             return await self._unknown(scope)
         return raw(captured.status, captured.headers, bytes(captured.body))

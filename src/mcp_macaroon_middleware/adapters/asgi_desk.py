@@ -18,6 +18,7 @@ from ..config.runtime import Runtime, load_runtime, shared_runtime
 from ..core.asks import Asking
 from ..core.decisions import Decision, Outcome, plain_refusal
 from ..core.enforcement import Apply, Carried, Carry, Questions, agree, release
+from ..core.visibility import open_to
 from ..errors import ArgumentsInvalid, AuditUnavailable, PolicyViolationError, StoreUnavailable
 from ..model import (
     EMPTY,
@@ -46,6 +47,7 @@ class Refused(PolicyViolationError):
     def __init__(self, response: Response, refusal: Refusal) -> None:
         super().__init__(refusal.reason, code=refusal.code, policy=refusal.policy, retry_after=refusal.retry_after)
         self.response = response
+        self.hidden: Final = refusal.hidden
 
 
 class Desk:
@@ -111,6 +113,19 @@ class Desk:
             await self.engine.observe(context, code="cancelled", outcome="cancelled")
         except AuditUnavailable:
             logger.error("the end of a request could not be recorded")
+
+    async def hides(self, request: Request, found: Component) -> bool:
+        """Whether whoever sends the request would be told that there is no such component. It records nothing.
+
+        Who must show a credential first is told so of every component alike.
+        """
+        if not self.engine.plan.settings.hide_denied:
+            return False
+        try:
+            caller = await self._callers.identify(request)
+        except Unidentified:
+            return False
+        return not await open_to(self.engine, self.context(caller, found), token=caller.token)
 
     # --- before and after the run -------------------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ from . import asgi_http as web
 from .asgi_desk import Desk, Refused, action
 from .asgi_fields import Fields
 from .callers import Identity
-from .fastapi_door import Door, Doors
+from .fastapi_door import HIDES, Door, Doors
 
 logger: Final = logging.getLogger("mcp_macaroon_middleware")
 
@@ -101,7 +101,7 @@ class Macaroon:
             if isinstance(error, Refused):
                 door = Door.of(request.scope)
                 if door is not None:
-                    door.ours = True
+                    door.ours, door.hidden = True, error.hidden
                 return error.response
             assert isinstance(error, PolicyViolationError)
             refusal = Refusal(code=error.code, reason=error.reason, policy=error.policy, retry_after=error.retry_after)
@@ -132,6 +132,10 @@ class Macaroon:
                 raise
             await permit.ended()
 
+        async def hides(request: Request) -> bool:
+            return await self._desk.hides(request, action(name))
+
+        setattr(dependency, HIDES, hides)
         return dependency
 
     async def _permitted(self, request: Request, name: str, releases: bool) -> Permit:

@@ -6,12 +6,20 @@ nothing: permits say what they withhold.
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Final, Protocol
 
+from starlette.requests import Request
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from . import asgi_http as web
+from .asgi_routes import Routes
 
+logger: Final = logging.getLogger("mcp_macaroon_middleware")
+
+HIDES: Final = "hides_from"
+"""The attribute by which a dependency says whether it would hide its endpoint from whoever sends a request."""
 KEY: Final = "mcp_macaroon_middleware.door"
 
 
@@ -27,15 +35,19 @@ class Withholding(Protocol):
 
 
 class Door:
-    """One request's way out. `ours`: the response is a refusal by the policy, which holds nothing of the endpoint's."""
+    """One request's way out. `ours`: the response is a refusal by the policy, which holds nothing of the endpoint's.
 
-    __slots__ = ("_closed", "_open", "_permits", "ours")
+    `hidden`: it is one that says that there is no such path.
+    """
+
+    __slots__ = ("_closed", "_open", "_permits", "hidden", "ours")
 
     def __init__(self) -> None:
         self._permits: list[Withholding] = []
         self._open = False
         self._closed = False
         self.ours = False
+        self.hidden = False
 
     @classmethod
     def of(cls, scope: Scope) -> Door | None:
@@ -46,6 +58,11 @@ class Door:
     def admit(self, permit: Withholding) -> None:
         """Lets a permit say what passes."""
         self._permits.append(permit)
+
+    @property
+    def is_free(self) -> bool:
+        """Whether no permit was asked for and nothing was sent: the framework's own answer, perhaps."""
+        return not (self._permits or self.ours or self._open or self._closed)
 
     @property
     def _withholding(self) -> list[Withholding]:
@@ -74,10 +91,15 @@ class Door:
 
 
 class Doors:
-    """Gives each request of an application its door. One is enough: a second one inside it is none."""
+    """Gives each request of an application its door. One is enough: a second one inside it is none.
+
+    What the policy hides is answered as the application answers for a path that it does not have: the hidden refusal
+    itself, and what the framework says of other methods (405) or of a slash more or less (a redirect).
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
+        self._routes = Routes(app, self)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Runs the application behind the request's door."""
@@ -86,8 +108,16 @@ class Doors:
             return
         door: Any = Door()
         scope[KEY] = door
+        asked, answered = {**scope}, False  # routers write into theirs
 
         async def sending(message: Message) -> None:
+            nonlocal answered
+            if answered:
+                return
+            if message["type"] == "http.response.start" and await self._hides(door, message["status"], asked):
+                answered = True
+                await self._absent(asked, receive, send)
+                return
             await door.through(message, send, (scope, receive))
 
         try:
@@ -95,3 +125,28 @@ class Doors:
         except Exception:  # whoever handles it outside would show what it says
             await door.close(500, send, (scope, receive))
             raise
+
+    async def _hides(self, door: Door, status: int, scope: Scope) -> bool:
+        """Whether a response would tell of what the policy hides."""
+        if door.hidden:
+            return True
+        if not door.is_free or not (status == 405 or 300 <= status < 400) or not self._routes.lacks(scope):
+            return False
+        request = Request(scope)
+        try:
+            for found in self._routes.beside(scope):
+                for hides in filter(None, (getattr(each.call, HIDES, None) for each in found.fields.dependants)):
+                    if await hides(request):
+                        return True
+        except Exception as error:
+            logger.error("the routes of a path could not be told: %s", type(error).__name__)
+            return True
+        return False
+
+    async def _absent(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = self._routes.absent(scope)
+        nowhere = {**scope, "path": path, "raw_path": path.encode(), "query_string": b"", "method": "GET"}
+        if self._routes.lacks(nowhere):
+            await self.app(nowhere, receive, send)
+        else:
+            await JSONResponse({"detail": "Not Found"}, 404)(scope, receive, send)
