@@ -17,8 +17,8 @@ __version__: Final = "3.0.0a1"
 if TYPE_CHECKING:
     from .adapters.asgi import MacaroonASGIMiddleware
     from .adapters.discharging import discharge_service
-    from .adapters.fastmcp import MacaroonAuth, MacaroonClientAuth, MacaroonMiddleware
-    from .adapters.fastmcp.guard import Guard, guard
+    from .adapters.fastmcp import Guard, MacaroonAuth, MacaroonClientAuth, MacaroonMiddleware
+    from .adapters.fastmcp.servers import guard
     from .adapters.holder import via_http
     from .config.revoking import revoke
     from .core.holders import attenuate, mint

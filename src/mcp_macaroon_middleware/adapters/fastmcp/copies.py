@@ -11,6 +11,8 @@ T = TypeVar("T")
 
 RAW: Final[type[ToolResult]] = getattr(base, "RawStructuredToolResult", ToolResult)
 """From FastMCP 4.2 on, the result of a remote tool whose structured content need not be an object."""
+ORIGIN: Final = "_macaroon_session"
+"""Where a copy of a session keeps the session that it is a copy of."""
 
 
 def twin(thing: T, **changes: Any) -> T:

@@ -24,9 +24,8 @@ from mcp_types import MISSING_REQUIRED_CLIENT_CAPABILITY
 
 from ...errors import ResultWithheld
 from ...model import Refusal
-from .copies import twin
+from .copies import ORIGIN, twin
 from .documents import read
-from .frames import ORIGIN
 from .logs import QUIET, hush, is_quiet, quiet_logs, unhush
 from .refusals import REFUSED, FixedText
 from .results import ERROR_WITHHELD

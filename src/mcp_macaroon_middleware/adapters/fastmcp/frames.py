@@ -19,13 +19,11 @@ from fastmcp.server.dependencies import fastmcp_request_ctx
 
 from ...core.decisions import Decision
 from ...core.policy_engine import PolicyEngine
+from .copies import ORIGIN
 
 if TYPE_CHECKING:
     from .guard import Guard
     from .resolve import Found
-
-LeafKey = tuple[int, str, str, str | None]
-"""The server's identity, the kind, the component's name there and its version."""
 
 
 class Ticket(NamedTuple):
@@ -51,8 +49,6 @@ NOWHERE: Final[frozenset[tuple[int, str]]] = frozenset()
 DEEPEST: Final = 16
 """Bodies and connections within each other, the client's own call aside; what lies deeper is refused. A body takes
 some forty of the thousand frames that Python allows, so that more would end as an error of the language."""
-ORIGIN: Final = "_macaroon_session"
-"""Where a copy of a session keeps the session that it is a copy of."""
 
 
 class Frame(NamedTuple):

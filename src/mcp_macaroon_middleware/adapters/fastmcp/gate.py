@@ -32,9 +32,9 @@ from . import depth
 from .census import innermost, name_of
 from .compat import GUARDED, MOUNTED, TASKS, AnyComponent, C, is_guarded, is_pure, with_parent
 from .doors import guarded_error
-from .frames import Frame, LeafKey, Ticket, body, entered, entering, frame, within
+from .frames import Frame, Ticket, body, entered, entering, frame, within
 from .passage import Passage, confirmed, unfit
-from .resolve import Found, key_of
+from .resolve import Found, LeafKey, key_of
 from .shapes import SHAPES
 from .turns import Turn
 

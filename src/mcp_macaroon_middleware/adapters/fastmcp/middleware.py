@@ -26,8 +26,9 @@ from ...plugin.decorators import Macaroon, _macaroon_id
 from . import depth, lists, methods
 from .compat import task_mode
 from .frames import DEEPEST, binding, entering, frame, making, within
-from .guard import Guard, bind_late
+from .guard import Guard
 from .identity import Unidentified
+from .install import InstalledGuard, Posts, bind_late
 from .passage import Passage
 from .refusals import protocol_refusal, tool_refusal
 from .resolve import Found
@@ -111,21 +112,21 @@ class MacaroonMiddleware(Chain):
         config: Mapping[str, Any] | None = None,
         runtime: Runtime | None = None,
         plugins: Sequence[object] = (),
-        guard: Guard | None = None,
+        guard: InstalledGuard | None = None,
     ) -> None:
         if guard is not None:
             runtime = guard.runtime
         self.runtime: Final = runtime or _load(config_path, config, plugins)
         self.runtime.enforced = True
         self.macaroon_engine = self.runtime.engine
-        self._guards: dict[int, tuple[FastMCP[Any], Guard]] = {}
+        self._guards: dict[int, tuple[FastMCP[Any], InstalledGuard]] = {}
         if guard is not None:
             self._guards[id(guard.server)] = (guard.server, guard)
 
     def __repr__(self) -> str:
         return f"MacaroonMiddleware({self.runtime!r})"
 
-    def serve(self, guard: Guard) -> None:
+    def serve(self, guard: InstalledGuard) -> None:
         """Takes a guard that stands on its server already, so that its first message binds no other."""
         self._guards.setdefault(id(guard.server), (guard.server, guard))
 
@@ -164,13 +165,13 @@ class MacaroonMiddleware(Chain):
                 await kept[1].ready()
         return kept[1]
 
-    async def _bound(self, server: FastMCP[Any], context: Context) -> Guard:
+    async def _bound(self, server: FastMCP[Any], context: Context) -> InstalledGuard:
         """A guard for the server, which asks it for its components: the server may be among those that it asks."""
         mark = binding(server)
         if mark in frame().around:
             await depth.refuse(Guard(server, self.runtime), context)
         with within(making(frame(), mark)):
-            return await bind_late(server, self.runtime)
+            return await bind_late(server, self.runtime, POSTS)
 
     # --- FastMCP's hooks, for whoever calls one directly ------------------------------------------------------------
 
@@ -189,6 +190,9 @@ class MacaroonMiddleware(Chain):
     async def _hook(self, context: Context, call_next: Next, handler: Handler) -> Any:
         guard = await self._guard(context)
         return _not_ready(context) if guard.broken is not None else await handler(guard, context, call_next)
+
+
+POSTS: Final = Posts(root=lambda guard: MacaroonMiddleware(guard=guard), member=Member)
 
 
 Handler = Callable[[Guard, Context, Next], Awaitable[Any]]

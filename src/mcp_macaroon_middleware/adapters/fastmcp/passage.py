@@ -243,7 +243,7 @@ class Passage:
             nonlocal result
             if self.shape.name != "resource" and _embeds(result):
                 result = await carried(self.guard, ticket, result)
-            return self.shape.view(result), self.guard.redactor(self.shape, ticket, result)
+            return self.shape.view(result), self.guard.redactor(self.shape, ticket.found.key, decision, result)
 
         step = await release(
             engine,

@@ -28,13 +28,15 @@ from .arguments import coerced, is_local
 from .census import KIND_OF, Census, Entry, Key, chain_of, label_of, name_of, shape_of, spelled
 from .compat import MOUNTED, AnyComponent, mount_target
 from .definitions import digest_of
-from .frames import LeafKey
 from .uris import canonical, file_objection, objection, spellings
 
 logger: Final = logging.getLogger("mcp_macaroon_middleware")
 
 RENDERED: Final = "ui://prefab/"
 """What the addresses of pages that FastMCP makes for tools begin with."""
+
+LeafKey = tuple[int, str, str, str | None]
+"""The server's identity, the kind, the component's name there and its version."""
 
 FRESH: Final = 1.0
 MOST: Final = 4096
