@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import Any, Final
 
@@ -10,11 +9,9 @@ from starlette.requests import Request
 
 from ..config.runtime import Runtime
 from ..core.bearers import is_token
-from ..errors import AuditUnavailable, StoreUnavailable, TokenInvalid
+from ..errors import StoreUnavailable, TokenInvalid
 from .callers import Identity, Unidentified, anonymous, borne, signed_in, source_of
 from .credentials import has_several
-
-logger: Final = logging.getLogger("mcp_macaroon_middleware")
 
 DISCHARGES: Final = "macaroon-discharge"
 
@@ -54,14 +51,7 @@ class Callers:
         try:
             bearer = await bearers.accept(token, [part for part in sent if part])
         except TokenInvalid as error:
-            self._note(error.code, address)
             raise Unidentified("token_invalid", error.code) from None
         except StoreUnavailable as error:
             raise Unidentified("store_unavailable", error.code) from None
         return borne(bearer, self._runtime.settings.identity, address)
-
-    def _note(self, code: str, address: str | None) -> None:
-        try:
-            self._runtime.audit.event("token_refused", {"code": code, "client_address": address})
-        except AuditUnavailable:
-            logger.error("a refused token could not be recorded")

@@ -83,6 +83,8 @@ class Desk:
             raise
         except Unidentified as error:
             refusal, detail = Refusal(code=error.code, reason=error.reason), error.detail
+            if await self._is_repeated(error, request):
+                raise Refused(web.unauthorized(invalid=True), refusal) from None
         except Exception as error:  # a provider that fails admits nobody
             logger.error("a caller could not be identified: %s", type(error).__name__)
             refusal, detail = Refusal(code="internal", reason=UNKNOWN), type(error).__name__
@@ -90,6 +92,15 @@ class Desk:
         if refusal.code in web.UNAVAILABLE:
             raise Refused(web.refused(refusal), refusal)
         raise Refused(web.unauthorized(invalid=refusal.code == "token_invalid"), refusal)
+
+    async def _is_repeated(self, error: Unidentified, request: Request) -> bool:
+        """Whether it is one more bad credential of its address in a second: then it has no record of its own."""
+        if error.code != "token_invalid":
+            return False
+        address = request.client.host if request.client is not None else None
+        first = self.runtime.bad_credentials.note(error.detail, address)
+        await self.runtime.bad_credentials.slow(error.detail, address)
+        return not first
 
     async def body(self, context: RequestContext, receive: Receive, limit: int) -> bytes:
         """The request's body. Raises `Refused` with 413; `ClientDisconnect` for a client that went away."""

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from ..core.approvers import Approvers
 from ..core.audit import AuditLog
+from ..core.floods import BadCredentials
 from ..core.policy_engine import PolicyEngine
 from ..errors import AuditUnavailable, ConfigError, Diagnostic
 from ..host.discovery import Discovery
@@ -73,6 +74,7 @@ class Runtime:
         self.keys: Final = keys
         self.store: Final = store
         self.audit: Final = audit
+        self.bad_credentials: Final = BadCredentials(audit.event)
         self.path: Final = path
         self.approvers: Final = approvers or Approvers()
         self.engine: Final = PolicyEngine(compiled.plan, store=store, audit=audit, keys=keys, approvers=self.approvers)
@@ -245,6 +247,7 @@ class Runtime:
         try:
             await self.store.close()
         finally:
+            self.bad_credentials.close()
             self.audit.close()
 
 

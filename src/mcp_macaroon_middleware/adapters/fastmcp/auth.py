@@ -79,6 +79,7 @@ class MacaroonAuth(AuthProvider):
             return await self._admitted(token, discharges)
         except TokenInvalid as error:
             self._refused(error.code, request)
+            await self.runtime.bad_credentials.slow(error.code, _address(request))
             return None
 
     async def _admitted(self, token: str, discharges: tuple[str, ...]) -> AccessToken:
@@ -103,11 +104,7 @@ class MacaroonAuth(AuthProvider):
         return any(each.runtime is self.runtime for each in ours)
 
     def _refused(self, code: str, request: Request | None) -> None:
-        address = request.client.host if request is not None and request.client is not None else None
-        try:
-            self.runtime.audit.event("token_refused", {"code": code, "client_address": address})
-        except AuditUnavailable:
-            logger.error("a refused token could not be recorded")
+        self.runtime.bad_credentials.note(code, _address(request))
 
     # --- the other provider's part ----------------------------------------------------------------------------------
 
@@ -151,6 +148,10 @@ class MacaroonAuth(AuthProvider):
             self.runtime.audit.event("message_refused", {"what": what})
         except AuditUnavailable:
             logger.error("a refused message could not be recorded")
+
+
+def _address(request: Request | None) -> str | None:
+    return request.client.host if request is not None and request.client is not None else None
 
 
 def _request() -> Request | None:
