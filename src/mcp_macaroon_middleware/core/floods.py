@@ -64,7 +64,7 @@ class BadCredentials:
         source = self._sources.get(place)
         if source is None:
             self._sources[place] = _Source(began=now, count=1)
-            folded = before.folded if before is not None else 0
+            folded = before.folded + 1 if before is not None and before.folded else 0
             self._tell(code, place[0] if place[0] == OTHERS else address, folded)
             return True
         source.count += 1
@@ -95,6 +95,7 @@ class BadCredentials:
                 self._tell(code, address, source.folded)
 
     def _tell(self, code: str, address: str | None, folded: int) -> None:
+        """Writes one event; `folded` is how many refused credentials it stands for, 0 for itself alone."""
         facts: dict[str, Any] = {"code": code, "client_address": address}
         if folded:
             facts["repeated"] = folded
