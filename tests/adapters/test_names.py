@@ -267,7 +267,13 @@ async def test_a_provider_that_looks_for_files_by_itself_is_given_no_unclear_pat
 
     server: FastMCP[Any] = FastMCP("disk")
     server.add_provider(Files())
-    guarded(server, ["bf:resource=*:tool_access:allow", *denials(["disk://sub/secret.md"])])
+    secret = {
+        "before": {"resource": "disk://sub/secret.md"},
+        "policy": "tool_access",
+        "action": "deny",
+        "dynamic": True,
+    }
+    guarded(server, ["bf:resource=*:tool_access:allow", secret])
     tails = (
         "sub/secret.md",
         "SUB/secret.md",
