@@ -288,3 +288,55 @@ async def test_a_provider_that_looks_for_files_by_itself_is_given_no_unclear_pat
         None,
         "contents of sub/k.md",
     ]
+
+
+# --- tools and prompts ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.threat("R03", "J09")
+@pytest.mark.parametrize("mode", ERAS)
+async def test_no_spelling_of_a_denied_tool_or_prompt_is_taken_for_it(mode: str) -> None:
+    """Names are exact to FastMCP; whatever it takes for a denied one is refused, and every other is unknown."""
+
+    def server() -> FastMCP[Any]:
+        root: FastMCP[Any] = FastMCP("root")
+        child: FastMCP[Any] = FastMCP("child")
+
+        @child.tool(version="1.0", name="wipe")
+        def first() -> str:
+            return "wiped"
+
+        @child.tool(version="2.0", name="wipe")
+        def second() -> str:
+            return "wiped"
+
+        @child.prompt(name="ask")
+        def ask() -> str:
+            return "asked"
+
+        root.mount(child, namespace="ns")
+        return root
+
+    names = [
+        *("ns_wipe", "wipe", "NS_WIPE", "ns_wipe ", " ns_wipe", "ns_wipe@1.0", "ns_wipe@", "tool:ns_wipe", "ns/wipe"),
+        *("ns.wipe", "child/wipe", "ns__wipe", "ns_wipe/", "ns%5fwipe", "ns_wipe\x00", "ns\uff3fwipe", "ns_wipe\u200b"),
+    ]
+
+    async def called(made: FastMCP[Any]) -> list[bool]:
+        found = []
+        async with Client(made, mode=mode) as client:
+            for name in names:
+                result = await client.call_tool(name, {}, raise_on_error=False)
+                found.append(not result.is_error)
+            for name in (each.replace("wipe", "ask") for each in names):
+                try:
+                    await client.get_prompt(name)
+                    found.append(True)
+                except MCPError:
+                    found.append(False)
+        return found
+
+    assert sum(await called(server())) >= 2
+    closed = server()
+    guarded(closed, ["bf:*:tool_access:allow", "bf:ns_wipe:tool_access:deny", "bf:prompt=ask:tool_access:deny"])
+    assert not any(await called(closed))

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import posixpath
 import time
+import unicodedata
+from collections.abc import Callable, Sequence
+from pathlib import PurePosixPath
 
 import pytest
 from hypothesis import given
@@ -47,8 +50,9 @@ def fits(pattern: str, path: str) -> bool:
         ("/srv/docs/**", "/srv/docs", False),
         ("/**", "/etc/passwd", True),
         ("./docs/*", "docs/a", True),
-        ("docs/*", "./docs//a", True),
-        ("docs/*", "docs/./a", True),
+        ("docs/*", "docs/a/", True),
+        ("/docs/*", "/docs/a/", True),
+        (".//docs/./*", "docs/a", True),
         ("a*b/c", "axxb/c", True),
         ("a*b/c", "ax/xb/c", False),
         ("caf\u00e9/*", "cafe\u0301/x", True),
@@ -68,6 +72,14 @@ def test_a_star_stops_at_a_slash_and_two_cross_it(pattern: str, path: str, expec
         "docs/..",
         "docs/../docs/a.md",
         "docs/.../a",
+        "./docs/a",
+        "docs/./a",
+        "docs//a",
+        "docs/a//",
+        "docs/a/.",
+        "./",
+        "/./a",
+        "//a",
         "docs%2f..%2fsecret",
         "%2e%2e/secret",
         "docs/%2E%2E/secret",
@@ -137,6 +149,45 @@ def test_whatever_matches_a_folder_lies_below_it(pieces: list[str], joint: str) 
     if fits("docs/**", path):
         real = posixpath.normpath(posixpath.join("/base", path))
         assert real.startswith("/base/docs/")
+
+
+EDITS: Sequence[Callable[[str, int], str]] = (
+    lambda path, at: path[:at] + path[at : at + 1].swapcase() + path[at + 1 :],
+    lambda path, at: path[:at] + path[at:].replace("/", "//", 1),
+    lambda path, at: path[:at] + path[at:].replace("/", "/./", 1),
+    lambda path, at: path[:at] + path[at:].replace("/", "/x/../", 1),
+    lambda path, at: path[:at] + path[at:].replace("/", "\\", 1),
+    lambda path, _: "./" + path,
+    lambda path, _: "docs/../" + path,
+    lambda path, _: path + "/",
+    lambda path, _: path + "/.",
+    lambda path, _: path + ".",
+    lambda path, _: path + " ",
+    lambda path, _: unicodedata.normalize("NFD", path),
+    lambda path, _: unicodedata.normalize("NFC", path),
+    lambda path, at: path[:at] + "\u200b" + path[at:],
+    lambda path, at: path[:at] + f"%{ord(path[at : at + 1] or '/') % 256:02x}" + path[at + 1 :],
+)
+
+
+@pytest.mark.threat("E10", "R03")
+@given(
+    st.sampled_from(["docs/a.md", "docs/caf\u00e9/b.md", "/srv/docs/a.md", "a"]),
+    st.lists(st.tuples(st.sampled_from(EDITS), st.integers(0, 16)), min_size=1, max_size=4),
+)
+def test_what_pathlib_takes_for_one_path_has_one_form_or_none(
+    path: str, changes: list[tuple[Callable[[str, int], str], int]]
+) -> None:
+    """A spelling matches what its file matches, or nothing: never a pattern that its file does not lie under."""
+    spelled = path
+    for change, at in changes:
+        spelled = change(spelled, min(at, len(spelled)))
+    form = normal_path(spelled)
+    if form is None or unicodedata.normalize("NFC", spelled) != spelled:
+        return
+    assert PurePosixPath(*form) == PurePosixPath(posixpath.normpath(spelled))
+    if PurePosixPath(posixpath.normpath(spelled)) == PurePosixPath(path):
+        assert form == normal_path(path)
 
 
 @given(PATTERNS, st.lists(st.sampled_from("ab"), max_size=7))

@@ -59,7 +59,7 @@ from ..model import (
     Verdict,
     thawed,
 )
-from ..rules import glob_matches, parse_target, target_matches
+from ..rules import glob_matches, parse_target, path_objection, target_matches
 from .contract import (
     Added,
     Amount,
@@ -130,6 +130,7 @@ __all__ = [
     "glob_matches",
     "parse_target",
     "target_matches",
+    "path_objection",
     "parse_path",
     "is_present",
     # functions of @policy_enforcer

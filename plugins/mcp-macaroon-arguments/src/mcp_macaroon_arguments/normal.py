@@ -1,10 +1,11 @@
 """Paths in one form, and patterns over them. A path that could mean another file than it says has no such form.
 
-A path becomes its folders and its name: `./docs//a.md` is `docs`, `a.md`; an absolute one begins with `/`. These have
-no form, and match nothing: `..` anywhere (a folder before it may be a link), backslashes, colons (drives, streams,
-addresses), percent-encodings, `~` at the front, names that end in a dot or a space (some systems drop them), wildcards
-and quotes, control and invisible characters, letters that other systems fold into one of these (full-width dots and
-slashes), two slashes at the front, more than 4096 characters, and the empty text. Upper and lower case differ.
+A path becomes its folders and its name: `docs/a.md` is `docs`, `a.md`; an absolute one begins with `/`; one slash at
+the end changes nothing. These have no form, and match nothing: what `path_objection` says of any path in a request (`.`
+and `..` as folders, empty folders, backslashes, names that end in a dot or a space), colons (drives, streams,
+addresses), percent-encodings, `~` at the front, wildcards and quotes, control and invisible characters, letters that
+other systems fold into one of these (full-width dots and slashes), more than 4096 characters, and the empty text. `.`
+alone is the folder in which paths begin. Upper and lower case differ.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Final
 
-from mcp_macaroon_middleware.plugin import glob_matches
+from mcp_macaroon_middleware.plugin import glob_matches, path_objection
 
 LONGEST: Final = 4096
 ANY: Final = "**"
+HERE: Final = "."
 _FORBIDDEN: Final = re.compile(r'[\x00-\x1f\x7f\\:*?"<>|]|%[0-9A-Fa-f]{2}|%[uU]')
 _FOLDS: Final = frozenset('/\\.%:~*?"<>|')
 _UNSEEN: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
@@ -25,14 +27,16 @@ _UNSEEN: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 def normal_path(text: str) -> tuple[str, ...] | None:
     """The path's parts, the first one `/` if it is absolute; None for a path that has no form. `.` has no parts."""
-    if not 0 < len(text) <= LONGEST or text.startswith("//") or _FORBIDDEN.search(text) or not _is_plain(text):
+    if text == HERE:
+        return ()
+    if not 0 < len(text) <= LONGEST or _FORBIDDEN.search(text) or not _is_plain(text) or path_objection(text):
         return None
-    parts = [part for part in unicodedata.normalize("NFC", text).split("/") if part not in ("", ".")]
-    if any(part[-1] in ". " or part[0] == " " for part in parts):  # `..` among them
+    parts = [part for part in unicodedata.normalize("NFC", text).split("/") if part]
+    if any(part[0] == " " for part in parts):
         return None
     if text.startswith("/"):
         return ("/", *parts)
-    return None if parts and parts[0].startswith("~") else tuple(parts)
+    return None if parts[0].startswith("~") else tuple(parts)
 
 
 def _is_plain(text: str) -> bool:
@@ -51,11 +55,11 @@ def parse_pattern(text: str) -> tuple[str, ...]:
     """A pattern's parts. Raises `ValueError` for one that no path could match or that would mislead its reader."""
     if not text or text.endswith("/"):
         raise ValueError(f"{text!r} is no pattern of paths: it names no file; {text or 'docs/'}** is all below it")
+    stars = [part for part in unicodedata.normalize("NFC", text).split("/") if part not in ("", HERE)]
+    plain = "/" * text.startswith("/") + "/".join(stars)
     # stars stand for letters while the rest is held to what paths are held to
-    parts = normal_path(text.replace("*", "x"))
-    if parts is None:
+    if text.startswith("//") or normal_path(plain.replace("*", "x") or HERE) is None:
         raise ValueError(f"{text!r} matches no path: no .., \\, :, %XX, ~ or names that end in a dot or a space")
-    stars = [part for part in unicodedata.normalize("NFC", text).split("/") if part not in ("", ".")]
     if any(ANY in part and part != ANY for part in stars):
         raise ValueError(f"{text!r}: ** stands alone between slashes, as in docs/**/*.md")
     stars = ["/", *stars] if text.startswith("/") else stars
