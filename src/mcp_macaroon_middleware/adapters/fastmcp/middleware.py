@@ -219,7 +219,8 @@ async def call_tool(guard: Guard, context: Context, call_next: Next) -> Any:
     if frame().tickets and await _decided(guard, server, "tool", name, version, find):
         return await call_next(context)
     arguments, known = context.message.arguments or {}, guard.resolver.recall(server, "tool", name, version)
-    passage = Passage(guard, TOOL, name, arguments, find, known=known, wants_task=wants_task)
+    seek = guard.resolver.seeking(server, "tool", recalled=known is not None)
+    passage = Passage(guard, TOOL, name, arguments, find, known=known, seek=seek, wants_task=wants_task)
     return await passage.take(lambda turn: call_next(_inside(context, turn)))
 
 
@@ -233,7 +234,10 @@ async def read_resource(guard: Guard, context: Context, call_next: Next) -> Any:
 
     if frame().tickets and await _decided(guard, server, "resource", uri, version, find):
         return await call_next(context)
-    passage = Passage(guard, RESOURCE, uri, {}, find)
+    recalled = guard.resolver.recall(server, "resource", uri, version) is not None
+    passage = Passage(
+        guard, RESOURCE, uri, {}, find, seek=guard.resolver.seeking(server, "resource", recalled=recalled)
+    )
     return await passage.take(lambda turn: call_next(_inside(context, turn)))
 
 
@@ -248,7 +252,8 @@ async def get_prompt(guard: Guard, context: Context, call_next: Next) -> Any:
     if frame().tickets and await _decided(guard, server, "prompt", name, version, find):
         return await call_next(context)
     arguments, known = context.message.arguments or {}, guard.resolver.recall(server, "prompt", name, version)
-    passage = Passage(guard, PROMPT, name, arguments, find, known=known)
+    seek = guard.resolver.seeking(server, "prompt", recalled=known is not None)
+    passage = Passage(guard, PROMPT, name, arguments, find, known=known, seek=seek)
     return await passage.take(lambda turn: call_next(_inside(context, turn)))
 
 

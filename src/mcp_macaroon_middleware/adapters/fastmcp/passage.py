@@ -72,10 +72,10 @@ class Passage:
 
     `asked` is the name or URI as the request spells it, for the answer alone; `arguments` are those that were sent.
     `known` is what was found a moment ago, `find` finds it. `raises`: refusals of tools are raised, since the caller
-    is code.
+    is code. `seek` does what is done for a name that nothing bears: a hidden component costs the same.
     """
 
-    __slots__ = ("arguments", "asked", "find", "guard", "known", "raises", "shape", "talk", "wants_task")
+    __slots__ = ("arguments", "asked", "find", "guard", "known", "raises", "seek", "shape", "talk", "wants_task")
 
     def __init__(
         self,
@@ -86,6 +86,7 @@ class Passage:
         find: Find,
         *,
         known: Found | None = None,
+        seek: Callable[[Found], Awaitable[None]] | None = None,
         raises: bool = False,
         wants_task: Callable[[Found], bool] | None = None,
     ) -> None:
@@ -95,6 +96,7 @@ class Passage:
         self.arguments = arguments
         self.find = find
         self.known = known
+        self.seek = seek
         self.raises = raises
         self.wants_task = wants_task
         self.talk: Conversation | None = None
@@ -192,7 +194,11 @@ class Passage:
             return self.shape.asks(step.response)
         if step.lacking and not request.nested and not self.raises:  # nothing has run for this request yet
             stepping.mark()
-        return step if step.refusal is None else self._refuse(step.refusal)
+        if step.refusal is None:
+            return step
+        if step.refusal.hidden and self.seek is not None:
+            await self.seek(found)
+        return self._refuse(step.refusal)
 
     def _invalid(self, error: ArgumentsInvalid) -> Exception:
         """FastMCP's own kind of error: the model must see what is wrong with its arguments."""

@@ -5,9 +5,11 @@ What cannot be resolved gives None, and is refused exactly as an unknown compone
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -38,6 +40,8 @@ RENDERED: Final = "ui://prefab/"
 LeafKey = tuple[int, str, str, str | None]
 """The server's identity, the kind, the component's name there and its version."""
 
+NOBODY_BEARS: Final = "unknown://"
+"""What a name begins with that is looked up for the sake of its cost alone."""
 FRESH: Final = 1.0
 MOST: Final = 4096
 
@@ -126,6 +130,26 @@ class Resolver:
         if found is not None and (version is None or wanted == found.offered.version):
             self._keep(server, (id(server), shape, name, wanted), found)
         return found
+
+    def seeking(self, server: FastMCP[Any], shape: str, *, recalled: bool) -> Callable[[Found], Awaitable[None]]:
+        """What remains to be done for a hidden component, so that it costs as much as a name that nothing bears.
+
+        Each server behind is asked as often. `recalled`: it was known, and nobody was asked yet.
+        """
+
+        async def seek(found: Found) -> None:
+            name = f"{NOBODY_BEARS}{secrets.token_hex(8)}"
+            if recalled:
+                await self._look(server, shape, name, None)
+            if shape != "resource":
+                return
+            with contextlib.suppress(Exception):
+                if found.component.uri is None:
+                    await server.get_resource_template(name, None)
+                else:  # FastMCP looks through the templates once more before it says that none fits
+                    await server.list_resource_templates(run_middleware=False)
+
+        return seek
 
     async def listed(self, server: FastMCP[Any], component: AnyComponent) -> Found | None:
         """`offered`, kept for a second."""
