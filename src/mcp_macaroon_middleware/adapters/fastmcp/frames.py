@@ -142,13 +142,15 @@ def making(current: Frame, mark: tuple[int, str]) -> Frame:
 def ticketed(current: Frame, ticket: Ticket) -> Frame:
     """The frame in which this guard has decided."""
     tickets = {**current.tickets, ticket.guard.engine: ticket}
-    entries, session = _entries(current, ticket.guard), _session(current)
+    entries = _entries(current, ticket.guard)
+    session = session_here() if current is FIRST else current.session  # as `_session`, which would be a call
     return Frame(current.depth, tickets, entries, current.running, NOBODY, session, current.outer, current.around)
 
 
 def body(current: Frame, running: tuple[Ticket, ...], *, keep: bool = False) -> Frame:
     """The frame of a leaf's body: nothing that it calls is decided yet. `keep`: but for what it forwards to."""
-    tickets, session = current.tickets if keep else NONE, _session(current)
+    tickets = current.tickets if keep else NONE
+    session = session_here() if current is FIRST else current.session
     return Frame(current.depth + 1, tickets, current.entries, running, NOBODY, session, current.outer, current.around)
 
 

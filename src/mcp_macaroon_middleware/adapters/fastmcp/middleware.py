@@ -25,7 +25,7 @@ from ...model import Principal, Refusal
 from ...plugin.decorators import Macaroon, _macaroon_id
 from . import depth, lists, methods
 from .compat import task_mode
-from .frames import DEEPEST, binding, entering, frame, making, within
+from .frames import DEEPEST, FIRST, binding, entering, frame, making, within
 from .guard import Guard
 from .identity import Unidentified
 from .install import InstalledGuard, Posts, bind_late
@@ -51,8 +51,9 @@ class Chain(Middleware, ABC):
 
     async def __call__(self, context: Context, call_next: Next) -> Any:
         """Takes a message on its way. The phases of FastMCP's dispatch are read here, so that none is missed."""
-        current = entering()
-        if current is not frame():  # a request of its own: what was decided about the one around it says nothing here
+        current = frame()
+        if current is not FIRST and (current := entering()) is not frame():
+            # A request of its own: what was decided about the one around it says nothing here.
             with within(current):
                 return await self(context, call_next)
         guard = self._standing(context) or await self._guard(context)

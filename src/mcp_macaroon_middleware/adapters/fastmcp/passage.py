@@ -343,7 +343,10 @@ def unfit(leaf: AnyComponent, arguments: Mapping[str, Any], server: FastMCP[Any]
 def _embeds(result: Any) -> bool:
     """Whether a tool's or a prompt's result carries a resource along."""
     blocks = result.content if isinstance(result, ToolResult) else [message.content for message in result.messages]
-    return any(isinstance(block, EmbeddedResource) for block in blocks)
+    for block in blocks:  # noqa: SIM110 - a generator would cost every call two more
+        if isinstance(block, EmbeddedResource):
+            return True
+    return False
 
 
 def _same(one: Any, other: Any) -> bool:
