@@ -100,7 +100,7 @@ def signed_in(token: Any, settings: IdentitySettings, source: str, address: str 
     principal = Principal(kind=kind, namespace=_namespace(token, claims, source), subject=subject, tenant=tenant)
     return Identity(
         principal=principal,
-        claims=claims,
+        claims=_with_scopes(claims, token),
         client=_original(token) or token.client_id,
         address=address,
         person=kind == "user",
@@ -137,6 +137,14 @@ def _namespace(token: Any, claims: Mapping[str, Any], source: str) -> str:
         return f"{source}:{json.loads(token.client_id)[0]}"
     except (ValueError, LookupError, TypeError):
         raise Unidentified("claim_missing") from None
+
+
+def _with_scopes(claims: Mapping[str, Any], token: Any) -> Mapping[str, Any]:
+    """The claims, with the scopes that the provider tells by itself where no claim does."""
+    scopes = getattr(token, "scopes", None)
+    if not scopes or "scope" in claims or "scp" in claims:
+        return claims
+    return {**claims, "scope": list(scopes)}
 
 
 def _text(value: Any) -> str | None:

@@ -14,6 +14,7 @@ from pydantic import (
     ConfigDict,
     Field,
     StrictBool,
+    StrictFloat,
     StrictInt,
     ValidationError,
 )
@@ -37,7 +38,7 @@ Seconds = Annotated[StrictInt, Field(ge=1, le=TEN_YEARS)]
 
 
 def _listed(value: Any) -> Any:
-    return [value] if isinstance(value, str | int) else value
+    return [value] if isinstance(value, str | int | float) else value
 
 
 Texts = Annotated[
@@ -45,8 +46,8 @@ Texts = Annotated[
     BeforeValidator(_listed, json_schema_input_type=str | list[str]),
 ]
 ClaimValues = Annotated[
-    tuple[str | StrictInt | StrictBool, ...],
-    BeforeValidator(_listed, json_schema_input_type=str | int | bool | list[str | int | bool]),
+    tuple[str | StrictInt | StrictBool | StrictFloat, ...],
+    BeforeValidator(_listed, json_schema_input_type=str | int | bool | float | list[str | int | bool | float]),
 ]
 
 
@@ -99,12 +100,26 @@ class IdentitySettings(Section):
         return self.local if not tokens or "local" in self.model_fields_set else None
 
 
+class ClaimPath(Section):
+    """A claim by the names that lead to it, and what it is to hold."""
+
+    model_config = ConfigDict(validate_by_name=True)
+
+    path: Name | Annotated[tuple[Name, ...], Field(min_length=1)]
+    is_: ClaimValues = Field(alias="is")
+
+
 class RoleSettings(Section):
     """A role: which principals bear it. All keys given must match, a list means any of its values."""
 
-    subject: Texts = ()
-    client: Texts = ()
-    claim: dict[str, ClaimValues] = {}
+    subject: Texts = Field(default=(), description="Users, and this process's own; never machines.")
+    client: Texts = Field(default=(), description="Machines and client programs.")
+    issuer: Texts = Field(default=(), description="Who vouches for the caller; any: whoever.")
+    tenant: Texts = ()
+    scope: Texts = Field(default=(), description="Words of the claims scope and scp.")
+    claim: dict[str, ClaimValues] | tuple[ClaimPath, ...] = Field(
+        default={}, description="Claims by name or dotted path, or as a list of {path, is}."
+    )
 
 
 class ApprovalSettings(Section):
@@ -422,14 +437,9 @@ def _advice(source: Source, config: ConfigSettings) -> Iterable[Diagnostic]:
 
 
 def _selector(role: RoleSettings) -> Selector:
-    given = {
-        "subject": list(role.subject),
-        "client": list(role.client),
-        "claim": {name: list(values) for name, values in role.claim.items()},
-    }
-    named = {key: value for key, value in given.items() if value}
-    if not named or not all(role.claim.values()):
-        raise RuleError("names nobody: give it claim, subject or client")
+    named = {key: value for key, value in role.model_dump(by_alias=True).items() if value}
+    if not named or not all(role.claim.values() if isinstance(role.claim, dict) else role.claim):
+        raise RuleError("names nobody: give it claim, subject, client, issuer, tenant or scope")
     return parse_selector(named, "role")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from ..model import RequestContext, Result, Verdict
 from ..plugin.contract import Clock
 from .checks import Runner, is_late
+from .crowd import Crowd
 from .decisions import NOTHING_AFTER, After
 from .plan import NO_MATCHES, Match, Matches, Plan, still_holds
 from .principals import applies
@@ -42,7 +43,7 @@ class Judge:
         """
         roles = plan.settings.roles
         chosen: list[tuple[Match, bool]] = []
-        for match in matches:
+        for match in matches.concerning(request, roles) if type(matches) is Crowd else matches:
             check = match.check
             if not check.conditional:
                 chosen.append((match, True))

@@ -18,6 +18,7 @@ from .binding import (
     RuleProblem,
     bind_rule,
 )
+from .crowd import Crowd
 from .index import TargetIndex
 from .tally import Tally
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 
 MEMO: Final = 4096
+NO_CROWD: Final[Crowd[Match]] = Crowd()
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -47,23 +49,21 @@ class Match:
 class Matches:
     """The rules that speak of one component in one phase, by when they can be judged.
 
-    `folded` are constant and unconditional; `summary` keeps what they come to, once they were judged.
+    `folded` are constant and unconditional; `summary` keeps what they come to, once they were judged. `open` are those
+    that must be judged anew for every request, `free` and then `arguments`; `hiding` those of them that hide things.
     """
 
     folded: tuple[Match, ...] = ()
-    free: tuple[Match, ...] = ()
-    arguments: tuple[Match, ...] = ()
+    free: Crowd[Match] = NO_CROWD
+    arguments: Crowd[Match] = NO_CROWD
+    open: Crowd[Match] = NO_CROWD
+    hiding: Crowd[Match] = NO_CROWD
     summary: Tally | None = None
-
-    @property
-    def open(self) -> tuple[Match, ...]:
-        """The matches that must be judged anew for every request."""
-        return self.free + self.arguments
 
     @property
     def all(self) -> tuple[Match, ...]:
         """Every match."""
-        return self.folded + self.free + self.arguments
+        return self.folded + self.open
 
 
 class Rulebook:
@@ -105,10 +105,15 @@ class Rulebook:
             for number in numbers
         ]
         matches = [match for match in matches if match.exposed or not match.check.grants_only]
+        free = Crowd(m for m in matches if not _folds(m.check) and not m.check.reads_arguments)
+        arguments = Crowd(m for m in matches if not _folds(m.check) and m.check.reads_arguments)
+        whole = Crowd((*free, *arguments)) if free and arguments else free or arguments
         return Matches(
             folded=tuple(m for m in matches if _folds(m.check)),
-            free=tuple(m for m in matches if not _folds(m.check) and not m.check.reads_arguments),
-            arguments=tuple(m for m in matches if not _folds(m.check) and m.check.reads_arguments),
+            free=free,
+            arguments=arguments,
+            open=whole,
+            hiding=Crowd(m for m in whole if m.check.enforcer.hides),
         )
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Final
 
 from ..model import RequestContext, Rule, Selector
-from ..rules import claim_text
+from ..rules import ANY_ISSUER, agreed, read_claim, read_scopes
+
+SUBJECTS: Final = frozenset({"user", "local"})
+"""The kinds of principals that `subject` names; machines and clients are named by `client`."""
 
 
 def applies(rule: Rule, request: RequestContext, roles: Mapping[str, Selector], *, exact: bool = True) -> bool | None:
@@ -28,26 +32,36 @@ def selects(selector: Selector, request: RequestContext, roles: Mapping[str, Sel
     return _all(_keys(selector, request, roles))
 
 
+def client_of(request: RequestContext) -> str | None:
+    """The client program, or the machine that calls by itself."""
+    if request.client is None and request.principal.kind == "client":
+        return request.principal.subject or None
+    return request.client
+
+
 def _keys(selector: Selector, request: RequestContext, roles: Mapping[str, Selector]) -> Iterable[bool | None]:
+    principal = request.principal
     if selector.subject:
-        yield request.principal.subject in selector.subject if request.principal.subject else None
+        if not principal.subject:
+            yield None
+        else:
+            yield principal.kind in SUBJECTS and principal.subject in selector.subject
     if selector.client:
-        yield request.client in selector.client if request.client is not None else None
+        yield _among(client_of(request), selector.client)
+    if selector.issuer and ANY_ISSUER not in selector.issuer:
+        yield _among(principal.namespace or None, selector.issuer)
+    if selector.tenant:
+        yield _among(principal.tenant, selector.tenant)
+    if selector.scope:
+        yield agreed(read_scopes(request.claims), selector.scope)
     for name, wanted in selector.claim:
-        yield _claim(request.claims, name, wanted)
+        yield agreed(read_claim(request.claims, name), wanted)
     if selector.role:
         yield _any(selects(roles[role], request, roles) if role in roles else None for role in selector.role)
 
 
-def _claim(claims: Mapping[str, object], name: str, wanted: tuple[str, ...]) -> bool | None:
-    """A claim that is absent or has no comparable value cannot be told."""
-    value = claims.get(name)
-    if value is None:
-        return None
-    texts = [claim_text(item) for item in (value if isinstance(value, list | tuple) else (value,))]
-    if any(text in wanted for text in texts if text is not None):
-        return True
-    return None if None in texts else False
+def _among(text: str | None, wanted: tuple[str, ...]) -> bool | None:
+    return text in wanted if text is not None else None
 
 
 def _all(values: Iterable[bool | None]) -> bool | None:

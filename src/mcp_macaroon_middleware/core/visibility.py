@@ -55,8 +55,7 @@ async def _hiding(engine: Sight, plan: Plan, book: Rulebook, request: RequestCon
     tally = engine.judge.summary(matches, request).copy()
     if tally.denied is not None and not tally.denied[0].enforcer.hides:
         tally.denied = None
-    hiding = [match for match in matches.open if match.check.enforcer.hides]
-    await engine.judge.judge(engine.judge.applying(plan, hiding, request), request, tally)
+    await engine.judge.judge(engine.judge.applying(plan, matches.hiding, request), request, tally)
     return tally
 
 

@@ -65,12 +65,19 @@ def place_of(principal: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selector:
-    """Limits a rule to principals (`for`, `except`): all keys given must match, a list means any of its values."""
+    """Limits a rule to principals (`for`, `except`): all keys given must match, a list means any of its values.
+
+    `subject` speaks of users and of `local`, `client` of machines and client programs. A claim is named by a text,
+    which may be a dotted path, or by the keys that lead to it.
+    """
 
     subject: tuple[str, ...] = ()
     role: tuple[str, ...] = ()
     client: tuple[str, ...] = ()
-    claim: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    claim: tuple[tuple[str | tuple[str, ...], tuple[str, ...]], ...] = ()
+    issuer: tuple[str, ...] = ()
+    tenant: tuple[str, ...] = ()
+    scope: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

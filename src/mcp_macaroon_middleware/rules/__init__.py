@@ -6,11 +6,12 @@
 DESIGN, section 4, which carries on the policy strings of mcp-macaroon-middleware 2.0.0.
 """
 
+from .claims import ClaimValues, agreed, claim_text, claim_values, read_claim, read_scopes
 from .instants import EXPIRY_FORMAT, format_expiry, parse_expiry
 from .mapping import rule_from_mapping, rule_to_mapping
 from .names import escape_objection, folded, normal_uri, path_objection, value_objection, without_query
 from .parts import TIME, escape
-from .selectors import claim_text, parse_selector
+from .selectors import ANY_ISSUER, name_fault, parse_selector
 from .targets import (
     folded_names,
     format_target,
@@ -23,6 +24,13 @@ from .targets import (
 from .text import MAX_RULE, format_rule, parse_rule
 
 __all__ = [
+    "ANY_ISSUER",
+    "ClaimValues",
+    "agreed",
+    "claim_values",
+    "name_fault",
+    "read_claim",
+    "read_scopes",
     "EXPIRY_FORMAT",
     "MAX_RULE",
     "TIME",

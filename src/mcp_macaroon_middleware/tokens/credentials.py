@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from ..errors import KeyRingError, RuleError, TokenInvalid
 from ..model import Rule
-from ..rules import TIME, format_expiry, parse_rule
+from ..rules import TIME, format_expiry, name_fault, parse_rule
 from . import caveats as caveat_texts
 from . import macaroons
 from .discharges import ThirdParty, opener
@@ -93,13 +93,18 @@ def mint(
     `caveats` are rules in string form; each narrows what the subject may do. `check` may refuse a rule that the
     server would not understand; `counts` says of one whether its policy keeps anything, as limits do: a token bears
     two of those at most. Raises `RuleError` for a caveat that would prohibit everything and for a third that counts,
-    `ValueError` for an empty subject or audience and for text that is not Unicode.
+    `ValueError` for an empty subject or audience, for text that is not Unicode, and for a name with `*`, with white
+    space at an end or with characters that cannot be seen.
     """
     now = now or datetime.now(UTC)
     if not subject or not audience:
         raise ValueError("a token names a subject and an audience")
     if not all(_is_unicode(text) for text in (subject, audience, namespace, tenant or "", client or "")):
         raise ValueError("a token's names are Unicode text, without lone surrogates")
+    for text in (subject, namespace, tenant or "", client or ""):
+        fault = name_fault(text)
+        if fault is not None:
+            raise ValueError(f"a token names somebody who can be told from others: {text!a} {fault}")
     identifier = _write(
         Named(
             key_id=keys.current,
