@@ -107,6 +107,32 @@ async def test_a_method_that_is_named_and_allowed_runs_and_its_fields_leave() ->
     assert made.exactly_one_end_each()
 
 
+@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.threat("R03", "I01")
+async def test_a_method_that_names_a_resource_is_closed_where_that_is_in_every_spelling(era: str) -> None:
+    class Named(RequestParams):
+        uri: str
+
+    made = guarded(
+        extended(),
+        [
+            "bf:method=peek/get:tool_access:allow",
+            "bf:resource=*:tool_access:allow",
+            r"bf:resource=db\://1:tool_access:deny",
+        ],
+        config={"methods": ["peek/get"]},
+    )
+    async with Client(made.server, mode=era) as client:
+        for uri in ("db://1", "db://%31", "db://1?x=1", "db://1#f", "db://1%20", "db://a%2fb"):
+            request: Any = Request[Named, str](method="peek/get", params=Named(uri=uri))
+            with pytest.raises(MCPError, match="no such resource"):
+                await client.session.send_request(request, Peek)
+        assert RAN == []
+        request = Request[Named, str](method="peek/get", params=Named(uri="db://2"))
+        assert (await client.session.send_request(request, Peek)).value == "v"
+    assert made.exactly_one_end_each()
+
+
 async def test_a_method_that_is_named_and_not_allowed_is_still_refused() -> None:
     made = guarded(extended(), ["bf:prompt=*:tool_access:allow"], config={"methods": ["peek/get"]})
     async with Client(made.server) as client:

@@ -46,6 +46,7 @@ COMPONENTS: Final = frozenset(
 """Methods that FastMCP dispatches further in; here they come only if they failed before."""
 
 NO_METHOD: Final = Refusal(code="method_not_allowed", reason="There is no such method.", hidden=True)
+NO_RESOURCE: Final = Refusal(code="unknown_component", reason="There is no such resource.", hidden=True)
 FOLLOWS: Final = Refusal(
     code="completion_refused", reason="Completions are not given where a rule withholds parts of the result."
 )
@@ -125,6 +126,9 @@ async def _ruled(guard: Guard, context: Context, call_next: Next) -> Any:
         await guard.engine.refuse(request, NO_METHOD.code, NO_METHOD.reason, hidden=True)
         raise method_refusal(method, NO_METHOD)
     arguments = _arguments(context.message)
+    if await _names_closed(guard, identity, arguments.get("uri")):
+        await guard.engine.refuse(request, "unknown_component", NO_RESOURCE.reason, hidden=True)
+        raise protocol_refusal(NO_RESOURCE)
 
     async def values() -> Mapping[str, Any]:
         return arguments
@@ -133,6 +137,14 @@ async def _ruled(guard: Guard, context: Context, call_next: Next) -> Any:
     if decision.refusal is not None:
         raise method_refusal(method, decision.refusal)
     return await _run(guard, context, call_next, decision)
+
+
+async def _names_closed(guard: Guard, identity: Identity, uri: Any) -> bool:
+    """Whether a method speaks of a resource, by whatever spelling, that this caller could not read."""
+    found = await guard.resolver.resource(guard.server, uri) if isinstance(uri, str) else None
+    if not isinstance(found, Found):
+        return found is not None
+    return not await open_to(guard.engine, guard.request(identity, found.component), token=identity.token)
 
 
 async def _run(guard: Guard, context: Context, call_next: Next, decision: Decision) -> Any:
