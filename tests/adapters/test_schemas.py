@@ -97,7 +97,7 @@ def test_a_schema_is_widened_once_for_each_schema_object_and_redaction() -> None
 
 
 def test_the_memory_is_bounded_and_never_takes_one_schema_for_another() -> None:
-    memory = schemas._Memory()
+    memory = schemas.Memory()
     for number in range(schemas.REMEMBERED + 100):
         memory.keep({"n": number}, None, number)
     assert len(memory._known) == schemas.REMEMBERED

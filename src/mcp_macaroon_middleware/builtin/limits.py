@@ -150,6 +150,10 @@ def _reads_arguments(params: Any) -> bool:
     return isinstance(params, Limits) and params.cost is not None
 
 
+def _names(params: Any, _: Any, __: Any) -> tuple[tuple[str, ...], ...]:
+    return ((params.cost,),) if isinstance(params, Limits) and params.cost is not None else ()
+
+
 def _counts_together(params: Any) -> bool:
     return isinstance(params, Limits) and "principal" not in params.per
 
@@ -163,6 +167,7 @@ def _type(name: str, check: Any, params: type[Params], summary: str) -> Enforcer
         phases=frozenset({Phase.BEFORE}),
         attenuates=True,
         reads_arguments=_reads_arguments,
+        names=_names,
         counts_together=_counts_together,
         stateful=True,
         summary=summary,

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
-from ..model import Answer, Challenge, Effect, Redaction, Refusal, Reply, RequestContext, Result
+from ..model import Answer, ArgumentFacts, Challenge, Effect, Redaction, Refusal, Reply, RequestContext, Result
 from ..plugin.contract import Clock
 from ..tokens import VerifiedToken
 from .asks import Asking
@@ -25,7 +25,7 @@ logger: Final = logging.getLogger("mcp_macaroon_middleware")
 T = TypeVar("T")
 
 Replies = Mapping[str, Reply | Answer]
-Arguments = Callable[[], Awaitable[Mapping[str, Any]]]
+Arguments = Callable[[], Awaitable[Mapping[str, Any] | ArgumentFacts]]
 Apply = Callable[[Redaction], Any]
 View = Callable[[], Awaitable[tuple[Result, Apply]]]
 """A finished result as rules see it, and what makes the redacted one."""

@@ -11,6 +11,7 @@ from .crowd import Crowd
 from .decisions import NOTHING_AFTER, After
 from .plan import NO_MATCHES, Match, Matches, Plan, still_holds
 from .principals import applies
+from .readings import read_twice
 from .tally import Tally
 
 Applying = Sequence[tuple[Match, bool]]
@@ -65,7 +66,11 @@ class Judge:
             else:
                 waiting.append((match, sure))
         if waiting:
-            verdicts = await self._runner.judge([match for match, _ in waiting], request, result)
+            matches = [match for match, _ in waiting]
+            if request.facts is not None:
+                verdicts = await read_twice(self._runner, matches, request, result)
+            else:
+                verdicts = await self._runner.judge(matches, request, result)
             for (match, sure), verdict in zip(waiting, verdicts, strict=True):
                 tally.add(match.check, verdict, grants=match.exposed and sure)
 

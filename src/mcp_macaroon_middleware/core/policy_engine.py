@@ -24,6 +24,7 @@ from ..fields import redact
 from ..model import (
     EMPTY,
     Action,
+    ArgumentFacts,
     Challenge,
     Effect,
     Phase,
@@ -59,7 +60,7 @@ __all__ = ["Decision", "Outcome", "PolicyEngine", "RequestContext"]
 
 logger: Final = logging.getLogger("mcp_macaroon_middleware")
 
-Arguments = Callable[[], Awaitable[Mapping[str, Any]]]
+Arguments = Callable[[], Awaitable[Mapping[str, Any] | ArgumentFacts]]
 Apply = Callable[[Redaction], Any]
 
 
@@ -281,7 +282,7 @@ class PolicyEngine:
     async def _coerce(decision: Decision, arguments: Arguments | None) -> None:
         """The arguments in the component's own values, once, where they can be known."""
         if arguments is not None and not decision.coerced and not decision.deferred:
-            decision.request = decision.request.replace(arguments=await arguments())
+            decision.request = decision.request.told(await arguments())
             decision.coerced = True
 
     async def _narrow(self, decision: Decision, tally: Tally, arguments: Arguments | None) -> None:

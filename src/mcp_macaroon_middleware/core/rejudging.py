@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..model import Effect, Phase, Refusal
+from ..model import ArgumentFacts, Effect, Phase, Refusal
 from .decisions import Decision, plain_refusal, refusal_for
 from .plan import Rulebook
 from .tally import Tally
@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from .policy_engine import PolicyEngine
 
 
-async def rejudge(engine: PolicyEngine, decision: Decision, arguments: Mapping[str, Any]) -> Refusal | None:
+async def rejudge(
+    engine: PolicyEngine, decision: Decision, arguments: Mapping[str, Any] | ArgumentFacts
+) -> Refusal | None:
     """Judges the rules that look at arguments again, the token's too, with those that the leaf gets; the refusal.
 
     Under the decision's own plan. In shadow mode the operator's rules are not enforced here either.
     """
-    plan, request = decision.plan, decision.request.replace(arguments=arguments)
+    plan, request = decision.plan, decision.request.told(arguments)
     operator, holder = Tally(), Tally()
     books = [(plan.book, operator), (Rulebook(decision.narrowed), operator)]
     if decision.token is not None:

@@ -44,6 +44,18 @@ class Secret:
         return "Secret(…)"
 
 
+class Unsent:
+    """Stands for an argument that was left out, for which a schema says one default, or several."""
+
+    __slots__ = ("defaults",)
+
+    def __init__(self, defaults: Sequence[Any]) -> None:
+        self.defaults = tuple(defaults)
+
+    def __repr__(self) -> str:
+        return "Unsent(…)"
+
+
 def shown(arguments: Mapping[str, Any]) -> tuple[ShownArgument, ...]:
     """Every argument, one line each. `Secret` values say their length alone, wherever they stand."""
     return tuple(ShownArgument(name=_named(name, value), text=value_text(value)) for name, value in arguments.items())
@@ -57,8 +69,12 @@ def _named(name: str, value: Any) -> str:
 
 def hidden(value: Any, path: Sequence[str]) -> Any:
     """The same data with what lies at `path` replaced by a `Secret`; lists are walked."""
+    if not path and isinstance(value, Unsent):
+        return Unsent([hidden(default, path) for default in value.defaults])
     if not path:
         return value if isinstance(value, Secret) or value is None else Secret(value)
+    if isinstance(value, Unsent):
+        return Unsent([hidden(default, path) for default in value.defaults])
     if isinstance(value, Mapping):
         return {key: hidden(item, path[1:]) if key == path[0] else item for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -70,6 +86,8 @@ def value_text(value: Any) -> str:
     """One value on one line: JSON, with everything made visible."""
     if isinstance(value, Secret):
         return f"(secret, {_count(value.length, 'character')})"
+    if isinstance(value, Unsent):
+        return f"not given; the server's schema says {' or '.join(map(value_text, value.defaults))}"
     if isinstance(value, str):
         return f'"{_visible(json.dumps(value, ensure_ascii=False)[1:-1])}"'
     if isinstance(value, Mapping):

@@ -18,12 +18,18 @@ from .approvals import (
     Reply,
     ShownArgument,
 )
+from .arguments import ArgumentFacts, Published, fold_name, paths_of, respelled
 from .requests import Message, RequestContext, Result, request_ids
 from .rules import Caveat, Place, Rule, Target
 from .subjects import NO_COMPONENT, NOBODY, Caller, Component, Principal, Selector
 from .words import EMPTY, JSON, Action, ActionType, Effect, ExecutionPhase, Kind, Phase, frozen, thawed
 
 __all__ = [
+    "respelled",
+    "paths_of",
+    "fold_name",
+    "Published",
+    "ArgumentFacts",
     "ALLOW",
     "Action",
     "ActionType",

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Final
 
+from .arguments import ArgumentFacts
 from .subjects import NO_COMPONENT, NOBODY, Component, Principal
 from .words import EMPTY, JSON, frozen
 
@@ -27,7 +28,8 @@ class RequestContext:
     """One request as every check sees it: who, what, with which arguments, when, from where. Immutable.
 
     `at` is an aware datetime in UTC. `arguments` are in the leaf component's own names and values (after validation);
-    they are empty while argument-free rules are judged. `nested` says that a component called this one. `token_id` is
+    they are empty while argument-free rules are judged. `facts` say what came of them, and what the component publishes
+    about them, where the host knows. `nested` says that a component called this one. `token_id` is
     the id of the token that was minted, which everything narrowed from it bears too; None without one. What else the
     host knows can be given as keyword arguments and is read as attributes (`context.ip_address`), or in `extras`.
 
@@ -42,6 +44,7 @@ class RequestContext:
         "client_address",
         "component",
         "extras",
+        "facts",
         "id",
         "nested",
         "principal",
@@ -59,6 +62,7 @@ class RequestContext:
     nested: bool
     token_id: str | None
     extras: Mapping[str, Any]
+    facts: ArgumentFacts | None
 
     def __init__(
         self,
@@ -90,6 +94,7 @@ class RequestContext:
         put(self, "nested", nested)
         put(self, "token_id", token_id)
         put(self, "extras", MappingProxyType(extras) if extras else EMPTY)
+        put(self, "facts", None)
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"a RequestContext cannot be changed; use replace({name}=…)")
@@ -115,6 +120,12 @@ class RequestContext:
     def message(self) -> Message:
         """The component's public name and the arguments, as the original's enforcers read them."""
         return Message(self.component.name, self.arguments)
+
+    def told(self, arguments: Mapping[str, Any] | ArgumentFacts) -> RequestContext:
+        """A copy with these arguments, and with what is known of them."""
+        if isinstance(arguments, ArgumentFacts):
+            return self.replace(arguments=arguments.given, facts=arguments)
+        return self.replace(arguments=arguments, facts=None)
 
     def replace(self, **changes: Any) -> RequestContext:
         """A copy with other values for some fields; the id stays."""

@@ -20,8 +20,11 @@ another verdict, and it cannot grant what another rule refuses: verdicts combine
 answers anything else is refused. `code` is stable and for programs, `reason` may be shown to the caller, `detail` goes
 to the audit alone; none of them may hold a value of an argument or a result that the caller should not see.
 
-Missing, null or ill-typed arguments are refused, never guessed. A check may be `async`; a sync one must not wait, or
-says `blocking=True`. `mcp_macaroon_middleware.testing.EnforcerContract` proves most of this for an enforcer.
+Missing, null or ill-typed arguments are refused, never guessed. A component of another process gets what its caller
+sent: `check.given`; `check.request.arguments` have the defaults of its schema besides, so that a rule refuses what a
+left-out argument would probably come to. `names` says which arguments an enforcer reads. A check may be `async`; a sync
+one must not wait, or says `blocking=True`. `mcp_macaroon_middleware.testing.EnforcerContract` proves most of this for
+an enforcer.
 """
 
 from __future__ import annotations
@@ -50,6 +53,7 @@ from ..model import (
     Kind,
     Phase,
     Principal,
+    Published,
     Question,
     Reply,
     RequestContext,
@@ -57,6 +61,8 @@ from ..model import (
     ShownArgument,
     Target,
     Verdict,
+    fold_name,
+    paths_of,
     thawed,
 )
 from ..rules import glob_matches, parse_target, path_objection, target_matches
@@ -120,12 +126,15 @@ __all__ = [
     "Component",
     "Principal",
     "RequestContext",
+    "Published",
     "Result",
     "RuleView",
     "Target",
     "Clock",
     "JSON",
     "thawed",
+    "fold_name",
+    "paths_of",
     # the language of rules, for params that speak it
     "glob_matches",
     "parse_target",

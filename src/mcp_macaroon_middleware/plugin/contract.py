@@ -7,7 +7,7 @@ check's verdict, so it cannot depend on them (law L1).
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ from ..model import (
     Edit,
     Effect,
     Phase,
+    Published,
     Question,
     Reply,
     RequestContext,
@@ -161,6 +162,8 @@ class RuleView:
 class Check(Generic[P]):
     """Everything one check is given. It grows by fields, never by arguments.
 
+    Where a schema says several defaults of one argument, the check runs once for each; the strictest verdict counts.
+
     `action` is what to judge (`allow`, `deny` or `only`); where the rule says `elicit`, it is the action whose refusal
     becomes a question. `result` is there after the call only. `store` holds this plugin's own namespace and nothing
     else, and for a rule of a token that very rule's own, which ends with the token; `settings` is the plugin's section
@@ -175,6 +178,21 @@ class Check(Generic[P]):
     store: Store
     result: Result | None = None
     settings: Any = None
+
+    @property
+    def given(self) -> Mapping[str, Any]:
+        """The arguments that a component of another process gets, as its caller sent them.
+
+        `request.arguments` are the same with the defaults that its schema says for what was left out. They are what it
+        probably does; it is sent nothing of them. For a component of this process both are the values that it gets.
+        """
+        facts = self.request.facts
+        return facts.given if facts is not None else self.request.arguments
+
+    @property
+    def published(self) -> Published | None:
+        """The argument names that the component publishes; None where the host cannot tell."""
+        return self.request.facts.published if self.request.facts is not None else None
 
     @property
     def asks(self) -> bool:
@@ -205,6 +223,7 @@ class Check(Generic[P]):
         )
 
 
+Names = Callable[[Any, Any, Published], Iterable[tuple[str, ...]]]
 CheckFunction = Callable[[Check[Any]], "Verdict | Awaitable[Verdict]"]
 
 
@@ -221,6 +240,9 @@ class EnforcerType:
     what is wrong, or None. `may_withhold`, for after-checks, says which edits (params, action) can ever yield, so that
     published output schemas stay true; without it every field may leave. `idle` are actions that refuse and withhold
     nothing: in a token they are an error, since a caveat that cannot refuse anything has no business there.
+    `names` says which arguments the check reads, of (params, settings, what the component publishes): each is the names
+    from the outermost one inwards. They are in the report of a start. Before a component of another process a second
+    spelling of one of them is refused, and so is one whose schema cannot be evaluated. Without it the check reads all.
     `counts_together` says of params, for enforcers that charge, whether several principals share their counts.
     `stateful`: it charges, or keeps anything in `check.store`; a token may bear two rules of such enforcers at most.
     """
@@ -236,6 +258,7 @@ class EnforcerType:
     constant: bool = False
     reads_arguments: bool | Callable[[Any], bool] = True
     reads_result: bool = True
+    names: Names | None = None
     timeout: float = 5.0
     blocking: bool = False
     settings: type[Settings] | None = None

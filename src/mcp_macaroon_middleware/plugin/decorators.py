@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 from ..errors import PolicyViolationError
 from ..model import Action, Caveat, Edit, ExecutionPhase, Phase, Principal, Verdict, thawed
-from .contract import Check, CheckFunction, EnforcerType, NoParams, P, Params, Settings
+from .contract import Check, CheckFunction, EnforcerType, Names, NoParams, P, Params, Settings
 
 __all__ = [
     "Macaroon",
@@ -44,6 +44,7 @@ def enforcer(
     constant: bool = False,
     reads_arguments: bool = True,
     reads_result: bool = True,
+    names: Names | None = None,
     timeout: float = 5.0,
     blocking: bool = False,
     settings: type[Settings] | None = None,
@@ -74,6 +75,7 @@ def enforcer(
             constant=constant,
             reads_arguments=reads_arguments,
             reads_result=reads_result,
+            names=names,
             timeout=timeout,
             blocking=blocking,
             settings=settings,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
-from mcp_macaroon_middleware.plugin import Check, Params, Verdict
+from mcp_macaroon_middleware.plugin import Check, Params, Verdict, paths_of
 
 P = TypeVar("P", bound=Params)
 
@@ -47,6 +47,42 @@ def refusing(check: Callable[[Check[P]], Verdict]) -> Callable[[Check[P]], Verdi
     return judged
 
 
+Absent = Literal["refuse", "default", "pass"]
+"""What it means to a rule that an argument was left out: a refusal; the default that the schema says, judged; nothing.
+
+Unless the rule says it, the default is judged where there is one, and where there is none the call is refused.
+"""
+
+
+def wanted(check: Check[Any], name: str, absent: Absent | None) -> list[Found]:
+    """The values of an argument that a rule names, none where it was left out and that passes. Raises `Unjudged`."""
+    if absent == "pass" and not _is_given(check.given, name):
+        return []
+    if absent == "refuse":
+        required(check.given, name)
+    return required(check.request.arguments, name)
+
+
+def _is_given(arguments: Mapping[str, Any], name: str) -> bool:
+    """Whether anything of a name came; a list on the way counts as something."""
+    first, *rest = name.split(".")
+    value: Any = arguments
+    for part in (first, *rest):
+        if isinstance(value, list | tuple):
+            return True
+        if not isinstance(value, Mapping) or part not in value:
+            return name in arguments
+        value = value[part]
+    return True
+
+
+def names_of_rule(params: Any, _: Any, __: Any) -> Iterator[tuple[str, ...]]:
+    """The arguments that a rule names by itself."""
+    named = params.argument
+    for name in (named,) if isinstance(named, str) else named:
+        yield from paths_of(name)
+
+
 def required(arguments: Mapping[str, Any], name: str) -> list[Found]:
     """Every value that `name` can mean: the argument of that very name, and the nested ones that its dots lead to.
 
@@ -78,7 +114,7 @@ def _named(arguments: Mapping[str, Any], name: str) -> list[Found]:
 
 
 def _missing(name: str) -> Unjudged:
-    return Unjudged("argument_required", f"The argument {name} is required by policy.")
+    return Unjudged("argument_required", f"The argument {name} is required by policy; give it explicitly.")
 
 
 def looking_like(arguments: Mapping[str, Any], like: Callable[[tuple[str, ...]], bool]) -> list[Found]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from decimal import Decimal, InvalidOperation
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from pydantic import Field, field_validator, model_validator
 
 from mcp_macaroon_middleware.plugin import Check, Params, Verdict, enforcer
 
-from .finding import items, refusing, required
+from .finding import Absent, items, names_of_rule, refusing, wanted
 
 _BITS: Final = 1024
 
@@ -18,9 +18,12 @@ _BITS: Final = 1024
 class Range(Params):
     """The argument, by name (`filter.limit` for a nested one), and its bounds; `*` is no bound."""
 
+    named: ClassVar[frozenset[str]] = frozenset({"absent"})
+
     argument: str = Field(min_length=1, description="The argument's name; dots lead to nested ones.")
     minimum: Decimal | None = Field(default=None, description="The least value that passes; * for none.")
     maximum: Decimal | None = Field(default=None, description="The greatest value that passes; * for none.")
+    absent: Absent | None = Field(default=None, description="What it means to leave it out: refuse, default or pass.")
 
     @field_validator("minimum", "maximum", mode="before")
     @classmethod
@@ -44,12 +47,12 @@ class Range(Params):
         return self
 
 
-@enforcer("argument_range", params=Range, attenuates=True)
+@enforcer("argument_range", params=Range, attenuates=True, names=names_of_rule)
 @refusing
 def argument_range(check: Check[Range]) -> Verdict:
     """A number lies within bounds; `elicit` asks for others. Booleans, texts and NaN are no numbers, and refused."""
     argument = check.params.argument
-    for found in required(check.request.arguments, argument):
+    for found in wanted(check, argument, check.params.absent):
         for item in items(found.value):
             if not _within(number_of(item), check.params):
                 reason = f"Go on with this {argument}?" if check.asks else f"This {argument} is not within its bounds."

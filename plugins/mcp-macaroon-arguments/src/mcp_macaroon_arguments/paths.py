@@ -5,16 +5,16 @@ Names alone are compared: no file system is looked at, so a symbolic link is as 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, ClassVar, Final
 
 from pydantic import Field, field_validator
 
-from mcp_macaroon_middleware.plugin import Check, Params, Verdict, enforcer
+from mcp_macaroon_middleware.plugin import Check, Params, Published, Verdict, enforcer, paths_of
 
-from .finding import Found, Unjudged, items, looking_like, present, refusing, required
+from .finding import Absent, Found, Unjudged, items, looking_like, names_of_rule, present, refusing, wanted, words
 from .normal import normal_path, parse_pattern, pattern_matches
 from .settings import ArgumentsSettings, names_of, settings_of
 
@@ -23,6 +23,7 @@ PATH_WORDS: Final = frozenset(
         *("path", "paths", "pathname", "pathnames", "filepath", "filepaths"),
         *("file", "files", "filename", "filenames"),
         *("dir", "dirs", "dirname", "directory", "directories", "folder", "folders", "root", "cwd"),
+        *("output", "outputs", "outfile", "infile", "outpath", "outdir", "outputfile", "outputpath", "out"),
         *("source", "sources", "src", "from", "destination", "destinations", "dest", "dst", "target", "targets", "to"),
     )
 )
@@ -34,10 +35,11 @@ class Paths(Params):
     By name also `argument`: the argument or arguments that hold the paths, all of which must be there.
     """
 
-    named: ClassVar[frozenset[str]] = frozenset({"argument"})
+    named: ClassVar[frozenset[str]] = frozenset({"argument", "absent"})
 
     patterns: tuple[str, ...] = Field(min_length=1, description="docs/*, *.md, src/**: where paths may lie.")
     argument: tuple[str, ...] = Field(default=(), description="The arguments that hold paths; guessed unless given.")
+    absent: Absent | None = Field(default=None, description="What it means to leave it out: refuse, default or pass.")
 
     _one = field_validator("argument", mode="before")(names_of)
 
@@ -49,7 +51,17 @@ class Paths(Params):
         return value
 
 
-@enforcer("path_allowlist", params=Paths, attenuates=True, settings=ArgumentsSettings)
+def _names(params: Any, settings: Any, published: Published) -> Iterator[tuple[str, ...]]:
+    if params.argument:
+        yield from names_of_rule(params, settings, published)
+    elif isinstance(settings, ArgumentsSettings) and settings.path_arguments:
+        for name in settings.path_arguments:
+            yield from paths_of(name)
+    else:
+        yield from (path for path in published.names if is_path_name(words(path[-1])))
+
+
+@enforcer("path_allowlist", params=Paths, attenuates=True, names=_names, settings=ArgumentsSettings)
 @refusing
 def path_allowlist(check: Check[Paths]) -> Verdict:
     """Every path in the call lies where a pattern says; `elicit` asks for others."""
@@ -67,7 +79,7 @@ path_whitelist = replace(path_allowlist, name="path_whitelist")
 def _paths(check: Check[Paths]) -> list[Found]:
     arguments, own = check.request.arguments, settings_of(check).path_arguments
     if check.params.argument:
-        return [found for name in check.params.argument for found in required(arguments, name)]
+        return [found for name in check.params.argument for found in wanted(check, name, check.params.absent)]
     found = present(arguments, own) if own else looking_like(arguments, is_path_name)
     if not found:
         raise Unjudged("argument_required", "A path is required by policy.")

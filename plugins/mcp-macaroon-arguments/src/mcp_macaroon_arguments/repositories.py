@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Final
 
 from pydantic import Field, field_validator
 
-from mcp_macaroon_middleware.plugin import Check, Params, Verdict, enforcer, glob_matches
+from mcp_macaroon_middleware.plugin import Check, Params, Published, Verdict, enforcer, glob_matches, paths_of
 
-from .finding import Found, Unjudged, items, looking_like, present, refusing, required, words
+from .finding import Absent, Found, Unjudged, items, looking_like, names_of_rule, present, refusing, wanted, words
 from .settings import ArgumentsSettings, names_of, settings_of
 
 REPO_WORDS: Final = frozenset({"repo", "repos", "repository", "repositories"})
@@ -26,10 +26,11 @@ class Repositories(Params):
     By name also `argument`: the argument or arguments that hold the repositories, all of which must be there.
     """
 
-    named: ClassVar[frozenset[str]] = frozenset({"argument"})
+    named: ClassVar[frozenset[str]] = frozenset({"argument", "absent"})
 
     names: tuple[str, ...] = Field(min_length=1, description="name, owner/name or owner/*.")
     argument: tuple[str, ...] = Field(default=(), description="The arguments that hold them; guessed unless given.")
+    absent: Absent | None = Field(default=None, description="What it means to leave it out: refuse, default or pass.")
 
     _one = field_validator("argument", mode="before")(names_of)
 
@@ -43,7 +44,17 @@ class Repositories(Params):
         return value
 
 
-@enforcer("repo_whitelist", params=Repositories, attenuates=True, settings=ArgumentsSettings)
+def _names(params: Any, settings: Any, published: Published) -> Iterator[tuple[str, ...]]:
+    if params.argument:
+        yield from names_of_rule(params, settings, published)
+    elif isinstance(settings, ArgumentsSettings) and settings.repository_arguments:
+        for name in settings.repository_arguments:
+            yield from paths_of(name)
+    else:
+        yield from (path for path in published.names if is_repository_name(words(path[-1])))
+
+
+@enforcer("repo_whitelist", params=Repositories, attenuates=True, names=_names, settings=ArgumentsSettings)
 @refusing
 def repo_whitelist(check: Check[Repositories]) -> Verdict:
     """Every repository in the call is one of those named; `elicit` asks for others."""
@@ -59,7 +70,7 @@ def repo_whitelist(check: Check[Repositories]) -> Verdict:
 def _repositories(check: Check[Repositories]) -> Sequence[Found]:
     arguments, own = check.request.arguments, settings_of(check).repository_arguments
     if check.params.argument:
-        return [found for name in check.params.argument for found in required(arguments, name)]
+        return [found for name in check.params.argument for found in wanted(check, name, check.params.absent)]
     found = present(arguments, own) if own else looking_like(arguments, is_repository_name)
     if not found:
         raise Unjudged("argument_required", "A repository is required by policy.")

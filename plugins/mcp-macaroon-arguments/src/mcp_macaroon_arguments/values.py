@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from pydantic import Field, field_validator
 
 from mcp_macaroon_middleware.plugin import Check, Params, Verdict, enforcer, glob_matches
 
-from .finding import items, refusing, required
+from .finding import Absent, items, names_of_rule, refusing, wanted
 
 _BITS: Final = 1024
 
@@ -17,8 +17,11 @@ _BITS: Final = 1024
 class Allowed(Params):
     """The argument, by name (`filter.owner` for a nested one), and its values; `*` in them is any run of characters."""
 
+    named: ClassVar[frozenset[str]] = frozenset({"absent"})
+
     argument: str = Field(min_length=1, description="The argument's name; dots lead to nested ones.")
     patterns: tuple[str, ...] = Field(min_length=1, description="Values; * stands for any run of characters.")
+    absent: Absent | None = Field(default=None, description="What it means to leave it out: refuse, default or pass.")
 
     @field_validator("patterns", mode="before")
     @classmethod
@@ -29,12 +32,12 @@ class Allowed(Params):
         return tuple(text_of(item) if isinstance(item, bool | int | float) else item for item in value)
 
 
-@enforcer("argument_allowlist", params=Allowed, attenuates=True)
+@enforcer("argument_allowlist", params=Allowed, attenuates=True, names=names_of_rule)
 @refusing
 def argument_allowlist(check: Check[Allowed]) -> Verdict:
     """An argument has only the listed values; `elicit` asks for others."""
     argument = check.params.argument
-    for found in required(check.request.arguments, argument):
+    for found in wanted(check, argument, check.params.absent):
         for item in items(found.value):
             text = text_of(item)
             if text is None or not any(glob_matches(pattern, text) for pattern in check.params.patterns):

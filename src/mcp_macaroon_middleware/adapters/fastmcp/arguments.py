@@ -1,7 +1,7 @@
 """A call's arguments in the values that its function will get, without running it: what rules must judge.
 
-A local function's arguments are validated with its own signature, as FastMCP does it. A remote component's are held
-strictly against its JSON schema, and the object that was judged is the object that is sent.
+A local function's arguments are validated with its own signature, as FastMCP does it. A foreign component gets what the
+caller sent, to the byte; its JSON schema says what else rules are shown (see `foreign`).
 """
 
 from __future__ import annotations
@@ -13,13 +13,11 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, Final, get_type_hints
 
-import jsonschema  # type: ignore[import-untyped]
-import referencing
 from fastmcp import FastMCP
 from fastmcp.exceptions import FastMCPError
 from fastmcp.prompts.base import Prompt
 from fastmcp.prompts.function_prompt import FunctionPrompt
-from fastmcp.resources.template import FunctionResourceTemplate, ResourceTemplate
+from fastmcp.resources.template import FunctionResourceTemplate
 from fastmcp.server.dependencies import without_injected_parameters
 from fastmcp.tools.base import Tool
 from fastmcp.tools.function_tool import FunctionTool, _validate_input
@@ -29,8 +27,9 @@ from pydantic import BaseModel, SecretBytes, SecretStr, TypeAdapter, ValidationE
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from ...errors import ArgumentsInvalid
+from ...model import ArgumentFacts
 from .compat import AnyComponent, is_pure
-from .schemas import patient, undated
+from .foreign import facts_of, published_of
 
 PLAIN: Final = (str, int, float, bool, type(None))
 
@@ -40,23 +39,25 @@ def is_local(component: AnyComponent) -> bool:
     return isinstance(component, FunctionTool | FunctionPrompt | FunctionResourceTemplate)
 
 
+def judged(leaf: AnyComponent, arguments: Mapping[str, Any], server: FastMCP[Any]) -> ArgumentFacts:
+    """The arguments as rules must see them, and what is known of them. Raises `ArgumentsInvalid` with what is wrong."""
+    if isinstance(leaf, Tool) and not isinstance(leaf, FunctionTool):
+        return facts_of(leaf.parameters, arguments)
+    values = coerced(leaf, arguments, server)
+    published = published_of(leaf.parameters) if isinstance(leaf, Tool) else None
+    return ArgumentFacts(given=values, readings=(values,), published=published, foreign=not is_local(leaf))
+
+
 def coerced(leaf: AnyComponent, arguments: Mapping[str, Any], server: FastMCP[Any]) -> dict[str, Any]:
     """The arguments as the leaf's body will see them, as plain data. Raises `ArgumentsInvalid` with what is wrong."""
     if isinstance(leaf, FunctionTool):
         strict = True if server.strict_input_validation else None
         return plain_arguments(_validated(leaf.fn, dict(arguments), strict=strict))
-    if isinstance(leaf, Tool):
-        return conforming(leaf.parameters, arguments)
     if isinstance(leaf, Prompt):
         return _prompt_arguments(leaf, arguments)
     if isinstance(leaf, FunctionResourceTemplate):
         return plain_arguments(_validated(leaf.fn, _query_values(leaf, arguments), strict=None))
     return dict(arguments)
-
-
-def sendable(leaf: AnyComponent, arguments: dict[str, Any], judged: Mapping[str, Any]) -> dict[str, Any]:
-    """What is handed to the leaf: a local function validates for itself, a remote tool gets what was judged."""
-    return arguments if is_local(leaf) or isinstance(leaf, Prompt | ResourceTemplate) else dict(judged)
 
 
 # --- through transforms ---------------------------------------------------------------------------------------------
@@ -186,68 +187,6 @@ def _flag(text: str) -> bool:
     if text.lower() not in known:
         raise ValueError(text)
     return known[text.lower()]
-
-
-# --- remote components ----------------------------------------------------------------------------------------------
-
-
-def conforming(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments with the schema's defaults, if they conform to it strictly: no value of another JSON type.
-
-    Names that the schema does not declare are refused unless it says that it takes more. Patterns are left to whoever
-    runs the tool: they restrict nothing that a rule could miss, and a foreign one can take for ever.
-    """
-    filled = _filled(schema, arguments)
-    try:
-        error = jsonschema.exceptions.best_match(_validator(_Schema(schema)).iter_errors(filled))
-    except (Exception, RecursionError) as failure:  # a reference that leads nowhere, say: it cannot be judged
-        raise ArgumentsInvalid(f"the input schema cannot be evaluated: {type(failure).__name__}") from None
-    if error is not None:
-        where = "/".join(str(part) for part in error.absolute_path) or "arguments"
-        raise ArgumentsInvalid(f"{where}: {error.message}")
-    return filled
-
-
-def _filled(schema: Any, arguments: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
-    filled = dict(arguments)
-    properties = schema.get("properties") if isinstance(schema, Mapping) else None
-    for name, inner in properties.items() if isinstance(properties, Mapping) and depth < 32 else ():
-        if name not in filled and isinstance(inner, Mapping) and "default" in inner:
-            filled[name] = inner["default"]
-        elif isinstance(filled.get(name), dict):
-            filled[name] = _filled(inner, filled[name], depth + 1)
-    return filled
-
-
-def _is_integer(_: Any, value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-_Strict: Final = jsonschema.validators.extend(
-    patient(jsonschema.Draft202012Validator),
-    type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine("integer", _is_integer),
-)
-
-
-class _Schema:
-    """A schema as a key: by identity, and alive while it is one."""
-
-    def __init__(self, schema: Mapping[str, Any]) -> None:
-        self.schema = schema
-
-    def __hash__(self) -> int:
-        return id(self.schema)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Schema) and self.schema is other.schema
-
-
-@lru_cache(maxsize=1024)
-def _validator(key: _Schema) -> Any:
-    closed = dict(key.schema)
-    if "additionalProperties" not in closed and "patternProperties" not in closed:
-        closed["additionalProperties"] = False
-    return _Strict(undated(closed), registry=referencing.Registry())
 
 
 # --- plain data -----------------------------------------------------------------------------------------------------

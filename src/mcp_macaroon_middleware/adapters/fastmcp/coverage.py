@@ -120,7 +120,7 @@ def _remarks(guard: Guard) -> Iterable[str]:
         if server._completion_handler is not None:
             yield f"{server.name}: completions follow the prompt or template that they complete"
         if any(is_remote(provider) for provider in server.providers):
-            yield f"{server.name}: proxied tools get arguments as their schemas say where a rule reads them"
+            yield f"{server.name}: proxied tools get their arguments as the caller sent them"
     yield from _transforms(guard)
     yield from _globs(guard)
 

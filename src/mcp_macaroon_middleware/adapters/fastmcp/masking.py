@@ -8,9 +8,11 @@ from typing import Any, Final
 from fastmcp.tools.base import Tool
 from pydantic_core import to_jsonable_python
 
-from ...core.wording import Secret
+from ...core.wording import Secret, Unsent
 from ...model import thawed
+from .arguments import is_local
 from .compat import AnyComponent
+from .foreign import unsent
 
 DEEPEST: Final = 64
 
@@ -20,6 +22,8 @@ def masked(leaf: AnyComponent, arguments: Mapping[str, Any]) -> Mapping[str, Any
     given = to_jsonable_python(thawed(arguments), fallback=lambda value: type(value).__name__)
     if not isinstance(leaf, Tool):
         return given  # type: ignore[no-any-return]
+    if not is_local(leaf):
+        given = unsent(leaf.parameters, given)
     left: Mapping[str, Any] = _masked(given, leaf.parameters, leaf.parameters, 0)
     return left
 
@@ -28,6 +32,8 @@ def _masked(value: Any, schema: Any, root: Mapping[str, Any], depth: int) -> Any
     """The value without its secrets; below the deepest level everything is one."""
     if isinstance(value, Secret) or value is None or not isinstance(schema, Mapping):
         return value
+    if isinstance(value, Unsent):
+        return Unsent([_masked(default, schema, root, depth + 1) for default in value.defaults])
     if depth > DEEPEST:
         return Secret(value)
     schemas = list(_all(schema, root, set()))

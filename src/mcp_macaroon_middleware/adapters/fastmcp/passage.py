@@ -21,9 +21,9 @@ from ...core.decisions import Decision, plain_refusal
 from ...core.enforcement import Apply, Carried, agree, release, run
 from ...core.rejudging import rejudge
 from ...errors import ArgumentsInvalid, ResultWithheld, StoreUnavailable
-from ...model import Component, Refusal, Result
+from ...model import ArgumentFacts, Component, Refusal, Result
 from . import stepping
-from .arguments import coerced, is_local, sendable, through
+from .arguments import coerced, is_local, judged, through
 from .asking import Conversation, can_ask
 from .compat import AnyComponent, is_guarded
 from .doors import held
@@ -174,8 +174,8 @@ class Passage:
         request = self.guard.request(identity, found.component, nested=frame().depth > 0)
         talk = self.talk
 
-        async def values() -> Mapping[str, Any]:
-            return coerced(found.leaf, expected or {}, found.server)
+        async def values() -> ArgumentFacts:
+            return judged(found.leaf, expected or {}, found.server)
 
         try:
             step = await agree(
@@ -308,23 +308,22 @@ class Passage:
 
 
 async def confirmed(ticket: Ticket, leaf: AnyComponent, arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments to run the leaf with, judged again if they are not those that were judged.
+    """The arguments to run the leaf with: those that it was called with, judged again if others were judged.
 
     Raises `LeafRefused`, and `ValidationError` for arguments that the leaf does not take.
     """
     same = ticket.arguments is not None and _same(arguments, ticket.arguments)
     same = same and getattr(leaf, "fn", None) is getattr(ticket.found.leaf, "fn", None)
-    if same and is_local(leaf):
+    if same:
         return arguments
     try:
-        judged = coerced(leaf, arguments, ticket.found.server)
+        facts = judged(leaf, arguments, ticket.found.server)
     except ArgumentsInvalid as error:
         raise ValidationError(str(error)) from None
-    if not same:
-        refusal = await rejudge(ticket.guard.engine, ticket.decision, judged)
-        if refusal is not None:
-            raise LeafRefused(ticket, refusal)
-    return sendable(leaf, arguments, judged)
+    refusal = await rejudge(ticket.guard.engine, ticket.decision, facts)
+    if refusal is not None:
+        raise LeafRefused(ticket, refusal)
+    return arguments
 
 
 def unfit(leaf: AnyComponent, arguments: Mapping[str, Any], server: FastMCP[Any]) -> ArgumentsUnfit | None:

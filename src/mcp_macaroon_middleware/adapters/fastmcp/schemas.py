@@ -25,7 +25,7 @@ REMEMBERED: Final = 1024
 Schema = Mapping[str, Any]
 
 
-class _Memory:
+class Memory:
     """What was made of a schema, by the identity of its object, which it holds so that no other can take its place."""
 
     def __init__(self) -> None:
@@ -41,8 +41,8 @@ class _Memory:
             self._known.popitem(last=False)
 
 
-_published: Final = _Memory()
-_validators: Final = _Memory()
+_published: Final = Memory()
+_validators: Final = Memory()
 
 
 def published_tool(tool: Tool, redaction: Redaction | None) -> Tool:
