@@ -104,8 +104,8 @@ local function write(key, there)
     last, flat[#flat + 1] = flat[#flat - 1], there.span
     value = cmsgpack.pack(flat)
   end
-  last = math.min(last, now + there.lasts)
-  redis.call('SET', key, value, 'PX', math.ceil((last - now) / 1000) + 1000)
+  local gone = math.min(math.ceil((last - now) / 1000) + 1000, math.ceil(there.lasts / 1000))
+  redis.call('SET', key, value, 'PX', gone)
 end
 
 local function free_at(there, need)
