@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from fastmcp.server.auth import AccessToken
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mcp_macaroon_middleware.adapters.callers import signed_in
+from mcp_macaroon_middleware.config.settings import IdentitySettings
 from mcp_macaroon_middleware.core.principals import applies, selects
 from mcp_macaroon_middleware.errors import RuleError
 from mcp_macaroon_middleware.model import Principal, RequestContext
@@ -166,6 +169,17 @@ def test_the_long_form_keeps_every_key() -> None:
     rule = rule_from_mapping({"before": "t", "policy": "tool_access", "action": "deny", "for": selector})
     assert rule_to_mapping(rule)["for"] == selector
     assert rule_from_mapping(rule_to_mapping(rule)).for_ == rule.for_
+
+
+@pytest.mark.threat("C02")
+def test_a_provider_without_an_issuer_bears_the_name_that_the_file_gives_it() -> None:
+    token = AccessToken(token="t", client_id="c", scopes=["ops"], subject="ann", claims={})
+    named = IdentitySettings(issuer="https://one")
+    assert signed_in(token, named, "auth:X").principal.namespace == "https://one"
+    assert signed_in(token, IdentitySettings(), "auth:X").principal.namespace == "auth:X"
+    other = token.model_copy(update={"claims": {"iss": "https://two"}})
+    assert signed_in(other, named, "auth:X").principal.namespace == "https://two"
+    assert signed_in(token, named, "auth:X").claims["scope"] == ["ops"]
 
 
 @pytest.mark.parametrize("claim", [[], {}, [{"path": []}], [{"path": [], "is": "x"}], [{"path": ["a"], "is": []}], "x"])

@@ -97,7 +97,9 @@ def signed_in(token: Any, settings: IdentitySettings, source: str, address: str 
     tenant = None
     if settings.tenant is not None and (tenant := _text(claims.get(settings.tenant))) is None:
         raise Unidentified("claim_missing")
-    principal = Principal(kind=kind, namespace=_namespace(token, claims, source), subject=subject, tenant=tenant)
+    principal = Principal(
+        kind=kind, namespace=_namespace(token, claims, source, settings.issuer), subject=subject, tenant=tenant
+    )
     return Identity(
         principal=principal,
         claims=_with_scopes(claims, token),
@@ -126,13 +128,13 @@ def _subject(token: Any, claims: Mapping[str, Any], settings: IdentitySettings) 
     return client, "client"
 
 
-def _namespace(token: Any, claims: Mapping[str, Any], source: str) -> str:
-    """The issuer; where there is none, which of the server's auth sources vouched for the token."""
+def _namespace(token: Any, claims: Mapping[str, Any], source: str, named: str | None) -> str:
+    """The issuer; where there is none, `named` for a single provider, else which auth source vouched for the token."""
     issuer = _text(claims.get("iss"))
     if issuer is not None:
         return issuer
     if _original(token) is None:
-        return source
+        return named or source
     try:  # several sources: FastMCP puts the one that answered first into the client id
         return f"{source}:{json.loads(token.client_id)[0]}"
     except (ValueError, LookupError, TypeError):

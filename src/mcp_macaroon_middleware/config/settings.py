@@ -80,6 +80,9 @@ class IdentitySettings(Section):
         default=None, description="The claim that names the subject; default: the token's subject, else sub."
     )
     tenant: Name | None = Field(default=None, description="The claim that names the tenant.")
+    issuer: Name | None = Field(
+        default=None, description="The issuer of callers whose provider, the only one, names none in its tokens."
+    )
     local: Name | None = Field(
         default="local", description="The subject of stdio and in-memory callers; null refuses them."
     )
