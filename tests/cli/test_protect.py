@@ -7,15 +7,21 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Final
 
 import pytest
 from fastmcp import Client
 from fastmcp.client.transports import StdioTransport
 
+from mcp_macaroon_middleware.adapters.fastmcp import MacaroonClientAuth
+from mcp_macaroon_middleware.cli.backends import Backend, Secrets, headers_of
+from mcp_macaroon_middleware.cli.backends import environment as environment_of
+from mcp_macaroon_middleware.errors import ConfigError
+from mcp_macaroon_middleware.tokens import KeyRing, mint
 from mcp_macaroon_middleware.tokens.keys import new_secret
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -144,13 +150,98 @@ def test_a_server_that_does_not_start_is_said(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("name", ["MACAROON_SECRET_KEY", "MACAROON_OTHER"])
-def test_L7_our_own_secrets_are_not_handed_to_the_server(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mcp_macaroon_middleware.cli.backends import environment as environment_of
+SECRET: Final = "s3cr3t-of-the-policy-file-0123456789abcdef"
+REFERRED: Final = {
+    "signing": {"secret_key": "${MAIL_SIGNING}"},
+    "by mapping": {"secret_key": {"env": "MAIL_SIGNING"}},
+    "a store's address": {"store": "${MAIL_SIGNING}"},
+    "a shared secret": {"third_party": [{"location": "https://x", "key": "${MAIL_SIGNING}"}]},
+    "a key in a list": {"audit": [{"sink": "webhook", "headers": ["${MAIL_SIGNING}"]}]},
+}
 
-    monkeypatch.setenv(name, "a secret")
+
+def ours_of(tmp_path: Path, config: Mapping[str, Any]) -> Secrets:
+    """The guard's own of a file, whether or not it could be loaded."""
+    data = {"config": config, "policies": []}
+    held = SimpleNamespace(source=SimpleNamespace(data=data, base=tmp_path))
+    tokens = SimpleNamespace(variable="HOLDER")
+    return Secrets.of(SimpleNamespace(compiled=held, settings=SimpleNamespace(tokens=tokens)))  # type: ignore[arg-type]
+
+
+@pytest.mark.threat("R18")
+@pytest.mark.parametrize("where", list(REFERRED))
+def test_L7_what_the_policy_file_refers_to_goes_nowhere_attacks_h6(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """attacks H6: `protect` gave the child every variable that did not begin with `MACAROON_`."""
+    monkeypatch.setenv("MAIL_SIGNING", SECRET)
+    monkeypatch.setenv("REDIS_PASSWORD", "hunter2hunter2")
+    monkeypatch.setenv("MACAROON_OTHER", "another secret")
+    monkeypatch.setenv("HOLDER", "mm_a-token-of-this-process")
     monkeypatch.setenv("SOMETHING", "else")
-    environment = environment_of(("EXTRA=1", "SOMETHING"))
-    assert name not in environment
-    assert environment["EXTRA"] == "1"
-    assert environment["SOMETHING"] == "else"
+    ours = ours_of(tmp_path, REFERRED[where])
+
+    given = environment_of(("EXTRA=1", "SOMETHING"), ours)
+    assert {"PATH", "EXTRA", "SOMETHING"} <= given.keys()
+    assert not {"MAIL_SIGNING", "REDIS_PASSWORD", "MACAROON_OTHER", "HOLDER"} & given.keys()
+    assert "hunter2hunter2" in environment_of(("REDIS_PASSWORD",), ours).values(), "named on purpose"
+
+    refused: list[Callable[[], Any]] = [
+        lambda: environment_of(("MAIL_SIGNING",), ours),
+        lambda: environment_of(("MAIL_SIGNING=x",), ours),
+        lambda: environment_of((f"OTHER=a {SECRET} b",), ours),
+        lambda: environment_of(("HOLDER",), ours),
+        lambda: environment_of(("MACAROON_SECRET_KEY=x",), ours),
+        lambda: headers_of(("Authorization: env:MAIL_SIGNING",), ours),
+        lambda: headers_of((f"Authorization: Bearer {SECRET}",), ours),
+        lambda: Backend(command=("server", f"--key={SECRET}")).transport(ours),
+        lambda: Backend(url=f"https://mcp.example/mcp?key={SECRET}").transport(ours),
+    ]
+    for each in refused:
+        with pytest.raises(ConfigError) as told:
+            each()
+        assert SECRET not in str(told.value)
+
+
+@pytest.mark.threat("R18")
+def test_a_file_of_the_policy_file_is_no_header(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text(SECRET, encoding="utf-8")
+    (tmp_path / "copy").write_text(SECRET, encoding="utf-8")
+    (tmp_path / "other").write_text("a credential for upstream", encoding="utf-8")
+    ours = ours_of(tmp_path, {"secret_key": {"file": "key"}})
+    for name in ("key", "copy"):
+        with pytest.raises(ConfigError) as told:
+            headers_of((f"Authorization: file:{tmp_path / name}",), ours)
+        assert SECRET not in str(told.value)
+    assert headers_of((f"X: file:{tmp_path / 'other'}",), ours) == {"X": "a credential for upstream"}
+
+
+@pytest.mark.threat("R18")
+async def test_a_child_sees_nothing_of_ours_in_its_environment_arguments_and_requests(tmp_path: Path) -> None:
+    """attacks H6, end to end."""
+    child = tmp_path / "child.py"
+    child.write_text(
+        "import json, os, sys\n"
+        "from fastmcp import Context, FastMCP\n"
+        "mcp = FastMCP('child')\n"
+        "@mcp.tool\n"
+        "def told(ctx: Context) -> str:\n"
+        "    meta = ctx.request_context.meta\n"
+        "    return json.dumps([dict(os.environ), sys.argv, repr(meta)])\n"
+        "mcp.run(show_banner=False)\n",
+        encoding="utf-8",
+    )
+    path = tmp_path / "policies.json"
+    settings = {"secret_key": "${MAIL_SIGNING}", "audience": "mail", "tokens": {}, "audit": [{"sink": "log"}]}
+    path.write_text(json.dumps({"config": settings, "policies": ["bf:told:tool_access:allow"]}), encoding="utf-8")
+    key = new_secret()
+    token = mint(KeyRing.from_secret(key), subject="alice", audience="mail")
+    words = ["-m", "mcp_macaroon_middleware", "protect", "--config", str(path), "--env", "EXTRA=1", "--"]
+    environment = {**os.environ, "MAIL_SIGNING": key, "REDIS_PASSWORD": "hunter2hunter2"}
+    transport = StdioTransport(sys.executable, [*words, sys.executable, str(child)], env=environment, keep_alive=False)
+    async with Client(MacaroonClientAuth(token).over(transport)) as client:
+        got = await client.call_tool("told")
+    text = got.data
+    assert '"EXTRA": "1"' in text
+    for secret in (key, token, "hunter2hunter2", "MAIL_SIGNING", "mcp-macaroon/"):
+        assert secret not in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import os
 import re
@@ -14,11 +15,43 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
+from ..config.keys import VARIABLE as SECRET_KEY
+from ..config.references import referenced_files, referenced_variables
 from ..config.runtime import Runtime, load_runtime
 from ..errors import BindError, ConfigError
 from .server_names import server_name
 
 START: Final = 60.0
+TELLING: Final = 8
+"""Characters from which on a text is told from others: a shorter secret may stand anywhere by chance."""
+PASSED: Final = frozenset(
+    {
+        "PATH",
+        "HOME",
+        "USER",
+        "LOGNAME",
+        "SHELL",
+        "TERM",
+        "LANG",
+        "LANGUAGE",
+        "TZ",
+        "TMPDIR",
+        "TMP",
+        "TEMP",
+        "APPDATA",
+        "COMSPEC",
+        "HOMEDRIVE",
+        "HOMEPATH",
+        "LOCALAPPDATA",
+        "PATHEXT",
+        "PROCESSOR_ARCHITECTURE",
+        "SYSTEMDRIVE",
+        "SYSTEMROOT",
+        "USERNAME",
+        "USERPROFILE",
+    }
+)
+"""The variables that programs need to start at all; none of them is a secret."""
 _HEADER: Final = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*(.+)\Z")
 
 
@@ -81,39 +114,82 @@ class Backend:
         except ConfigError:
             return Path(self.command[0]).name
 
-    def transport(self) -> Any:
-        """FastMCP's transport to it. Raises `ConfigError` for a header or variable that cannot be had."""
+    def transport(self, ours: Secrets) -> Any:
+        """FastMCP's transport to it. Raises `ConfigError` for a header or variable that cannot be had, or is ours."""
         from fastmcp.client.transports import StdioTransport, StreamableHttpTransport
 
         if self.url is not None:
+            ours.refuse("--url", self.url)
             return StreamableHttpTransport(
-                self.url, headers=headers_of(self.headers), httpx_client_factory=_http_client
+                self.url, headers=headers_of(self.headers, ours), httpx_client_factory=_http_client
             )
+        for word in self.command:
+            ours.refuse("the command line", word)
         folder = str(self.cwd) if self.cwd is not None else None
-        return StdioTransport(self.command[0], list(self.command[1:]), env=environment(self.env), cwd=folder)
+        return StdioTransport(self.command[0], list(self.command[1:]), env=environment(self.env, ours), cwd=folder)
 
 
-def headers_of(given: tuple[str, ...]) -> dict[str, str]:
+@dataclass(frozen=True, slots=True, repr=False)
+class Secrets:
+    """What the policy file takes from outside: the guard's own, which nothing that it guards may have."""
+
+    variables: frozenset[str] = frozenset()
+    files: frozenset[Path] = frozenset()
+    texts: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, runtime: Runtime) -> Secrets:
+        """Every variable and file that a policy file refers to, by itself or by default, with what they hold."""
+        source, tokens = runtime.compiled.source, runtime.settings.tokens
+        variables = {SECRET_KEY, *referenced_variables(source.data)}
+        if tokens is not None and tokens.variable is not None:
+            variables.add(tokens.variable)
+        files = frozenset((source.base / name).resolve() for name in referenced_files(source.data))
+        held = [os.environ.get(name, "").strip() for name in variables]
+        for path in files:
+            with contextlib.suppress(OSError, UnicodeError):
+                held.append(path.read_text(encoding="utf-8").strip())
+        return cls(frozenset(variables), files, frozenset(text for text in held if len(text) >= TELLING))
+
+    def refuse(self, where: str, text: str) -> None:
+        """Raises `ConfigError` for a text that bears one of these secrets; it never shows it."""
+        if any(secret in text for secret in self.texts):
+            raise ConfigError(f"{where} bears a secret of the policy file, which is never handed to the server behind")
+
+    def refuse_variable(self, where: str, name: str) -> None:
+        """Raises `ConfigError` for a variable of the policy file."""
+        if name in self.variables:
+            raise ConfigError(
+                f"{where}: the policy file refers to {name}, which is never handed to the server behind; "
+                "give the two different variables"
+            )
+
+
+def headers_of(given: tuple[str, ...], ours: Secrets) -> dict[str, str]:
     """`Name: value` pairs; a value may be `env:NAME` or `file:PATH`. Errors never show a value."""
     found: dict[str, str] = {}
     for each in given:
         match = _HEADER.match(each)
         if match is None:
             raise ConfigError("--header takes 'Name: value'")
-        name, value = match[1], _value(match[1], match[2].strip())
+        name, value = match[1], _value(match[1], match[2].strip(), ours)
         if not value or any(ord(character) < 32 or ord(character) == 127 for character in value):
             raise ConfigError(f"--header {name}: the value is empty or has control characters")
+        ours.refuse(f"--header {name}", value)
         found[name] = value
     return found
 
 
-def _value(name: str, text: str) -> str:
+def _value(name: str, text: str, ours: Secrets) -> str:
     if text.startswith("env:"):
+        ours.refuse_variable(f"--header {name}", text[4:])
         value = os.environ.get(text[4:])
         if not value:
             raise ConfigError(f"--header {name}: the environment variable {text[4:]} is not set")
         return value
     if text.startswith("file:"):
+        if Path(text[5:]).resolve() in ours.files:
+            raise ConfigError(f"--header {name}: the policy file refers to {text[5:]}, which is the guard's own")
         try:
             return Path(text[5:]).read_text(encoding="utf-8").strip()
         except (OSError, UnicodeError) as error:
@@ -122,20 +198,23 @@ def _value(name: str, text: str) -> str:
     return text
 
 
-def environment(pairs: tuple[str, ...]) -> dict[str, str]:
-    """The server's environment: ours without our own secrets, and what `--env` gives.
+def environment(pairs: tuple[str, ...], ours: Secrets) -> dict[str, str]:
+    """The server's environment: what programs need to start at all, and what `--env` gives.
 
-    The key that signs our tokens is never handed to the server that we guard.
+    Whatever else is in ours may be a secret. What the policy file refers to is refused even where `--env` names it:
+    the key that signs our tokens is never handed to the server that we guard. Raises `ConfigError`.
     """
-    found = {key: value for key, value in os.environ.items() if not key.startswith("MACAROON_")}
+    found = {name: value for name, value in os.environ.items() if name in PASSED or name.startswith("LC_")}
     for pair in pairs:
         key, given, value = pair.partition("=")
         if not key:
             raise ConfigError(f"--env takes NAME=VALUE or NAME, not {pair!r}")
+        ours.refuse_variable(f"--env {key}", key)
         if not given and key not in os.environ:
             raise ConfigError(f"--env {key}: there is no such variable here")
         found[key] = value if given else os.environ[key]
-    return found
+        ours.refuse(f"--env {key}", found[key])
+    return {name: value for name, value in found.items() if name not in ours.variables}
 
 
 # --- serving ---------------------------------------------------------------------------------------------------------
@@ -149,7 +228,7 @@ async def serve(backend: Backend, config: Path, name: str, place: Address | None
     from ..adapters.fastmcp import MacaroonAuth, bind
 
     runtime = load_runtime(config)
-    transport = backend.transport()
+    transport = backend.transport(Secrets.of(runtime))
     listener: socket.socket | None = None
     try:
         if place is not None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -97,14 +97,24 @@ def reference_of(value: Any) -> Reference | None:
 
 def referenced_variables(data: Any) -> frozenset[str]:
     """Every variable that data of a policy file refers to, wherever it stands."""
+    return frozenset(each.value for each in _references(data) if each.kind == _ENV)
+
+
+def referenced_files(data: Any) -> frozenset[str]:
+    """Every file that data of a policy file refers to, wherever it stands, as it is written there."""
+    return frozenset(each.value for each in _references(data) if each.kind == _FILE)
+
+
+def _references(data: Any) -> Iterator[Reference]:
     try:
         reference = reference_of(data)
     except ValueError:
         reference = None
     if reference is not None:
-        return frozenset([reference.value] if reference.kind == _ENV else [])
-    inner = data.values() if isinstance(data, Mapping) else data if isinstance(data, list) else ()
-    return frozenset(name for each in inner for name in referenced_variables(each))
+        yield reference
+        return
+    for each in data.values() if isinstance(data, Mapping) else data if isinstance(data, list) else ():
+        yield from _references(each)
 
 
 def missing(kind: str, name: str, why: str) -> Diagnostic:

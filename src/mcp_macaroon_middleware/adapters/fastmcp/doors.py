@@ -195,13 +195,13 @@ def quiet_session(session: Any, *, passes: bool = False, token: Any = None) -> A
     if is_quiet(session):
         return session
     request, connection, steps = session._request_outbound, session._connection, count(1)
-    same = _same_connection(connection)
+    same = same_connection(connection)
     same.outbound = QuietChannel(connection.outbound, passes=passes, token=token, steps=steps)
     outbound = QuietChannel(request, passes=passes, token=token, steps=steps)
     return twin(session, _request_outbound=outbound, _connection=same, **{QUIET: True, ORIGIN: session})
 
 
-def _same_connection(connection: Any) -> Any:
+def same_connection(connection: Any) -> Any:
     """A copy that counts as the same connection: stateful proxies keep their sessions by it."""
     same = twin(connection, _macaroon_original=connection)
     same.__class__ = _same_class(type(connection))

@@ -21,6 +21,7 @@ from .compat import AnyComponent
 from .frames import frame, listing, within
 from .guard import Guard
 from .identity import Identity, Unidentified
+from .marks import unmarked_listed
 from .passage import INTERNAL
 from .refusals import protocol_refusal
 from .schemas import published_tool
@@ -89,6 +90,7 @@ async def _shown(
     guard: Guard, identity: Identity, server: FastMCP[Any], component: AnyComponent
 ) -> AnyComponent | None:
     """The component as this caller may see it; what cannot be resolved or judged is left out (THREATS M12)."""
+    component = unmarked_listed(component)
     try:
         found = await guard.resolver.listed(server, component)
         if found is None:

@@ -24,6 +24,7 @@ from .doors import held
 from .frames import body, entered, frame, within
 from .guard import Guard
 from .identity import Identity, Unidentified
+from .marks import unmarked_wire
 from .refusals import method_refusal, protocol_refusal, tool_refusal, wire_form
 from .resolve import Found
 from .sealed import STALE, is_stale
@@ -108,7 +109,7 @@ async def _component(guard: Guard, context: Context, call_next: Next) -> Any:
 async def _inside(guard: Guard, context: Context, call_next: Next) -> Any:
     """Runs a handler in a frame of its own: the components that it calls are judged, as nested."""
     with within(body(entered(frame(), guard), ())):
-        return await call_next(context)
+        return unmarked_wire(await call_next(context))
 
 
 def _method(context: Context) -> Component:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from fastmcp import FastMCP
 from fastmcp.exceptions import PromptError, ToolError, ValidationError
 from fastmcp.tools.base import ToolResult
+from mcp.shared.exceptions import MCPError
 from mcp_types import EmbeddedResource
 
 from ...core.decisions import Decision, plain_refusal
@@ -25,12 +27,14 @@ from ...model import ArgumentFacts, Component, Refusal, Result
 from . import stepping
 from .arguments import coerced, is_local, judged, through
 from .asking import Conversation, can_ask
+from .behind import CREDENTIAL, foreign, is_remote, question_of
 from .compat import AnyComponent, is_guarded
 from .doors import held
 from .embedding import carried
 from .frames import Frame, Ticket, body, frame, ticketed, within
 from .freezing import freeze, thaw
 from .identity import Identity, Unidentified
+from .marks import unmarked_error
 from .refusals import FixedText, protocol_refusal
 from .resolve import Found, Objection
 from .shapes import LONGEST_NAME, TOOL, Shape
@@ -214,10 +218,15 @@ class Passage:
         turn = self.talk.turn if self.talk is not None else FIRST
         try:
             with within(self._frame(ticket)):
-                if not turn.ours:
+                if not turn.ours and not is_remote(ticket.found.leaf):
                     return await proceed(turn)
-                with turn.inside():
+                with turn.inside() if turn.ours else nullcontext(), foreign(ticket.found.leaf):
                     return await proceed(turn)
+        except MCPError as error:
+            other = unmarked_error(error)
+            if other is error:
+                raise
+            raise other from None
         except LeafRefused as error:
             await self.guard.engine.fail(ticket.decision, "denied", error.refusal.code)
             raise
@@ -239,10 +248,11 @@ class Passage:
     async def _finished(self, ticket: Ticket, result: Any) -> Any:
         engine, decision = self.guard.engine, ticket.decision
         if isinstance(result, self.shape.asking) and not decision.after:
-            return await self._asks_itself(decision, result)
+            return await self._asks_itself(ticket, result)
         if not isinstance(result, self.shape.result):
             await engine.fail(decision, "withheld", f"a result of type {type(result).__name__}")
             return self._refuse(RESULT_UNKNOWN)
+        result = self.shape.unmark(result)
         talk = self.talk if decision.after else None
 
         async def view() -> tuple[Result, Apply]:
@@ -262,9 +272,15 @@ class Passage:
             return self.shape.asks(step.response)
         return self._refuse(step.refusal) if step.refusal is not None else step.applied
 
-    async def _asks_itself(self, decision: Decision, result: Any) -> Any:
+    async def _asks_itself(self, ticket: Ticket, result: Any) -> Any:
         """A component that asks its client: what was approved and charged goes with its question."""
-        engine, question = self.guard.engine, result.input_required
+        engine, decision, question = self.guard.engine, ticket.decision, result.input_required
+        if is_remote(ticket.found.leaf):
+            named = question_of(question)
+            if named is None:
+                await engine.fail(decision, "withheld", CREDENTIAL.code)
+                return self._refuse(CREDENTIAL)
+            question, result = named, self.shape.asks(named)
         try:
             leg = await engine.consent.park(decision)
         except StoreUnavailable as error:

@@ -55,6 +55,7 @@ NEXT: Final[Mapping[str, str]] = {
     "enforcer_contract": "The server's operator must act; repeating the call does not help.",
     "withheld": "Do not repeat the call.",
     "no_fields": "Do not repeat the call; no part of its result could be shown alone.",
+    "question_refused": "Do not repeat the call, and ask the user for no credential.",
     "question_withheld": "Do not repeat the call; what it asks may not be shown.",
     "schema_changed": "Do not repeat the call; list the tools again before the next one.",
     "result_too_large": "Do not repeat the call as it is; ask for less at once.",
@@ -68,6 +69,10 @@ NEXT: Final[Mapping[str, str]] = {
 The reason of any other code says it already: `store_unavailable`, `audit_unavailable` and `busy` (try later),
 `task_not_supported` (call without a task), `caveat_invalid`, and the codes of enforcers, which say what they miss.
 """
+
+
+class RefusedResult(ToolResult):
+    """A refused tool call, as this process answers it: no component and no wire brings one."""
 
 
 class FixedText(Exception):
@@ -120,8 +125,8 @@ def tool_refusal(name: str, refusal: Refusal, *, nested: bool = False) -> ToolRe
         raise NotFoundError(f"Unknown tool: {name!r}") from None
     if nested:
         raise nested_refusal(refusal) from None
-    content = [TextContent(type="text", text=sentence(refusal))]
-    return ToolResult(content=content, meta={META: facts(refusal)}, is_error=True)
+    content: list[Any] = [TextContent(type="text", text=sentence(refusal))]
+    return RefusedResult(content=content, meta={META: facts(refusal)}, is_error=True)
 
 
 def wire_form(result: ToolResult, *, modern: bool) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from fastmcp.tools.base import InputRequiredToolResult, ToolResult
 from mcp_types import InputRequiredResult
 
 from ...model import Kind, Redaction, Refusal, Result
+from .marks import unmarked_prompt, unmarked_resource, unmarked_tool
 from .refusals import prompt_refusal, resource_refusal, tool_refusal
 from .results import prompt_view, redact_prompt_result, redact_resource_result, redact_tool_result, resource_view
 from .results import tool_view as view_tool
@@ -31,6 +32,7 @@ class Shape:
     kind: Kind
     result: type[Any]
     asking: type[Any]
+    unmark: Callable[[Any], Any]
     view: Callable[[Any], Result]
     rebuild: Rebuild
     refuse: Callable[[str, Refusal, bool], Any]
@@ -62,6 +64,7 @@ TOOL: Final = Shape(
     kind=Kind.TOOL,
     result=ToolResult,
     asking=InputRequiredToolResult,
+    unmark=unmarked_tool,
     view=view_tool,
     rebuild=lambda result, redaction, unstructured, schema: redact_tool_result(
         result, redaction, unstructured=unstructured, output_schema=schema
@@ -73,6 +76,7 @@ RESOURCE: Final = Shape(
     kind=Kind.RESOURCE,
     result=ResourceResult,
     asking=InputRequiredResourceResult,
+    unmark=unmarked_resource,
     view=resource_view,
     rebuild=lambda result, redaction, unstructured, _: redact_resource_result(
         result, redaction, unstructured=unstructured
@@ -84,6 +88,7 @@ PROMPT: Final = Shape(
     kind=Kind.PROMPT,
     result=PromptResult,
     asking=InputRequiredPromptResult,
+    unmark=unmarked_prompt,
     view=prompt_view,
     rebuild=lambda result, redaction, unstructured, _: redact_prompt_result(
         result, redaction, unstructured=unstructured
