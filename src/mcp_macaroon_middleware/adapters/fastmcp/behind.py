@@ -19,9 +19,8 @@ from mcp_types import INVALID_REQUEST, ElicitRequest, ElicitRequestFormParams, I
 from ...core.wording import plain
 from ...model import Refusal
 from .compat import AnyComponent
-from .copies import twin
+from .copies import ORIGIN, twin
 from .doors import same_connection
-from .frames import ORIGIN
 from .marks import without
 from .refusals import FixedText
 from .stripping import again
