@@ -19,7 +19,7 @@ import mcp_types
 import yaml
 from fastmcp import Client
 from redis_many import running_cluster
-from redis_server import BINARIES, running
+from redis_server import BINARIES, any_kind, running
 
 SERVER: Final = Path(__file__).parent / "fleet" / "server.py"
 STORES: Final = ("sqlite", *BINARIES, "cluster")
@@ -135,7 +135,7 @@ def fleet(
         elif store in BINARIES:
             address = stack.enter_context(running(store)).url()
         elif store == "cluster":
-            address = stack.enter_context(running_cluster(sorted(BINARIES)[0], folder)).address()
+            address = stack.enter_context(running_cluster(any_kind(), folder)).address()
         made = Fleet(folder, address, count, rules, config)
         for server in made.servers:
             stack.callback(server.kill)

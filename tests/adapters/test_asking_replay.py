@@ -13,7 +13,7 @@ import pytest
 from asking import RULES, Person, asking_server
 from fastmcp import Client
 from guarded import ERAS, KEY, Guarded, guarded, tokens
-from redis_server import BINARIES, running
+from redis_server import any_kind, running
 from serving import serving
 
 ONCE = {"choice": "once"}
@@ -192,7 +192,7 @@ async def test_a_question_of_an_old_policy_is_asked_again_and_one_that_is_forbid
 
 @pytest.mark.threat("D02")
 async def test_the_same_answer_at_two_servers_at_once_runs_once() -> None:
-    with running(next(iter(BINARIES))) as server:
+    with running(any_kind()) as server:
         shared = {"store": server.url(), "audience": "office"}
         async with office("http", **shared) as (here, one), office("http", **shared) as (there, other):
             for number in range(5):
@@ -211,7 +211,7 @@ async def test_the_same_answer_at_two_servers_at_once_runs_once() -> None:
 
 @pytest.mark.threat("D02", "F17")
 async def test_any_server_takes_any_leg_and_a_restart_loses_no_question() -> None:
-    with running(next(iter(BINARIES))) as server:
+    with running(any_kind()) as server:
         shared = {"store": server.url(), "audience": "office"}
         async with office("http", **shared) as (here, one):
             question, held = await ask(here), await ask(here, "user", id=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from redis_server import BINARIES, RedisServer, running
+from redis_server import BINARIES, RedisServer, any_kind, running
 
 
 @pytest.fixture(scope="module", params=["valkey", "redis"])
@@ -29,4 +29,4 @@ def own(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
 @pytest.fixture
 def kind() -> str:
     """Any kind of server, where one is enough."""
-    return sorted(BINARIES)[0]
+    return any_kind()

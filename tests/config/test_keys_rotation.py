@@ -16,7 +16,7 @@ import pytest
 import yaml
 from asking import RULES, Person, asking_server
 from fastmcp import Client
-from redis_server import BINARIES, running
+from redis_server import BINARIES, any_kind, running
 from serving import serving
 
 from mcp_macaroon_middleware.adapters.fastmcp import MacaroonAuth, guard
@@ -126,7 +126,7 @@ class House:
 @asynccontextmanager
 async def house(folder: Path) -> AsyncIterator[House]:
     assert main(["keys", "new", str(folder / "keys.json")]) == 0
-    with running(next(iter(BINARIES))) as redis:
+    with running(any_kind()) as redis:
         made = House(folder, redis.url())
         try:
             for number in (0, 1):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from agreeing import HERE, agreed, code, on
 from lab import ALICE, RING, Lab, call
-from redis_server import BINARIES, running
+from redis_server import any_kind, running
 from redis_wire import Meter, served
 
 from mcp_macaroon_middleware.builtin.redis_store import REDIS, RedisSettings
@@ -81,7 +81,7 @@ async def test_a_decision_makes_one_round_trip_without_limits_and_two_with(
     """A token's credential makes one more, where it is accepted: before it is known what it is used for."""
     monkeypatch.setattr(epoch, "BEAT", 1e9)
     rules, before, after = CASES[name]
-    async with measured(next(iter(BINARIES)), rules) as (made, meter):
+    async with measured(any_kind(), rules) as (made, meter):
         await made.engine.revocations.begin()
         held = verify(RING, mint(RING, subject="alice", audience="lab"), audience="lab") if token else None
         await everybody_agrees(made, held)
@@ -104,7 +104,7 @@ async def test_a_decision_makes_one_round_trip_without_limits_and_two_with(
 @pytest.mark.parametrize("says", ["once", "period"])
 async def test_an_answer_is_taken_kept_and_acted_on_in_few_trips(says: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(epoch, "BEAT", 1e9)
-    async with measured(next(iter(BINARIES)), [ASKS, "bf:*:tool_access:elicit", LIMIT, *WARM]) as (made, meter):
+    async with measured(any_kind(), [ASKS, "bf:*:tool_access:elicit", LIMIT, *WARM]) as (made, meter):
         await agreed(made.engine)
         await agreed(made.engine, "period", "warm")
         decision = await made.engine.decide(call("t", {"n": 1}), asking=HERE)
@@ -119,7 +119,7 @@ async def test_an_answer_is_taken_kept_and_acted_on_in_few_trips(says: str, monk
 
 
 async def test_now_and_then_a_decision_asks_what_time_it_is_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with measured(next(iter(BINARIES)), [ASKS]) as (made, meter):
+    async with measured(any_kind(), [ASKS]) as (made, meter):
         assert code(await agreed(made.engine, "period")) == "allowed"
         trips = []
         for passed in (0.0, 3 * epoch.BEAT, 3 * epoch.BEAT):

@@ -28,7 +28,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from lab import ALICE, BOB, KEY, Records, open_approvers, plan_of
-from redis_server import BINARIES, opened, running
+from redis_server import any_kind, opened, running
 
 from mcp_macaroon_middleware.builtin.memory import MemoryStore
 from mcp_macaroon_middleware.core.asks import Asking
@@ -404,7 +404,7 @@ def test_L4_and_L5_hold_whatever_happens_in_whatever_order() -> None:
 @contextmanager
 def on_a_server() -> Iterator[type[Approving]]:
     """The same on a real server, whose time is its own."""
-    with running(next(iter(BINARIES))) as server:
+    with running(any_kind()) as server:
 
         class Remote(Approving):
             def fresh_store(self) -> Any:
