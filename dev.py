@@ -13,8 +13,9 @@ import re
 import subprocess
 import sys
 import time
+import tomllib
 import venv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
@@ -34,7 +35,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("setup", help="make the environment and stop")
     commands.add_parser("demo", help="watch a guarded server, scene by scene")
-    tests = commands.add_parser("test", help="lint, types, layers and all tests of all distributions")
+    tests = commands.add_parser("test", help="the gate: lint, format, types, layers and its tests; --all is everything")
+    tests.add_argument("--all", action="store_true", help="the gate, then everything that takes longer")
+    tests.add_argument(
+        "--only", metavar="PART", action="append", choices=list(PARTS), help=f"of --all: {', '.join(PARTS)}"
+    )
+    tests.add_argument("--changed", action="store_true", help="the tests of what changed since main, and nothing else")
+    tests.add_argument("--suite", metavar="PATH", help="a checkout of FastMCP whose tests `upstream` runs")
     tests.add_argument("--mutants", action="store_true", help="take defences out one by one: a test must fail")
     tests.add_argument("--only-tests", action="store_true", help="skip lint, types and layers")
     tests.add_argument(
@@ -63,6 +70,8 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
     """The chosen command, after the set-up it needs."""
     if options.command == "bump":
         return bump_version(options.part)
+    if options.command == "test" and (options.all or options.only):
+        return test_all(options.only or list(PARTS), options.suite)
     if options.command == "test" and options.fastmcp:
         return test_under(oldest_fastmcp() if options.fastmcp == "oldest" else options.fastmcp, rest)
     set_up()
@@ -76,6 +85,8 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
         return subprocess.call([str(PYTHON), str(ROOT / "tests" / "soaking" / "run.py"), *rest], cwd=ROOT)
     if options.mutants:
         return subprocess.call([str(PYTHON), str(ROOT / "tests" / "mutants" / "run.py"), *rest], cwd=ROOT)
+    if options.changed:
+        return test([*tests_of_changes(), *rest], only_tests=True)
     return test(rest, only_tests=options.only_tests)
 
 
@@ -134,17 +145,18 @@ def pip(python: Path, what: str, *arguments: str) -> None:
 
 
 def test(rest: list[str], *, only_tests: bool) -> int:
-    """Lint, types, layers, then every test; the last line says how it went."""
+    """The gate: lint, format, types, layers, then its tests, two at a time; the last line says how it went."""
     started = time.monotonic()
     sources = [str(folder / "src") for folder in distributions()]
     steps: list[tuple[str, list[str]]] = []
     if not only_tests:
         steps += [
             ("lint", [str(BIN / "ruff"), "check", "--quiet", "."]),
+            ("format", [str(BIN / "ruff"), "format", "--check", "--quiet", "."]),
             ("types", [str(PYTHON), "-m", "mypy", "--strict", *sources, "dev.py"]),
             ("layers", [str(BIN / "lint-imports"), "--no-logo"]),
         ]
-    steps.append(("tests", [str(PYTHON), "-m", "pytest", "-q", *rest]))
+    steps.append(("tests", [str(PYTHON), "-m", "pytest", "-q", *PARALLEL, *rest]))
     failed = [name for name, command in steps if not step(name, command)]
     seconds = time.monotonic() - started
     if failed:
@@ -166,8 +178,109 @@ def test_under(version: str, rest: list[str]) -> int:
     """The tests of the FastMCP adapter under one version of FastMCP, in an environment of its own."""
     pins = [f"fastmcp=={version}", f"fastmcp-slim=={version}"]
     python = set_up(ROOT / f".venv-fastmcp-{version}", *pins)
-    command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", *(rest or ["tests/adapters"])]
+    command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", *PARALLEL, *(rest or ["tests/adapters"])]
     return 0 if step(f"tests under FastMCP {version}", command) else 1
+
+
+def tests_of_changes() -> list[str]:
+    """The tests of what differs from `main`: changed ones, those that mirror a source file, and its mutants' tests."""
+    base = git("merge-base", "HEAD", "main")[0]
+    files = {*git("diff", "--name-only", base), *git("ls-files", "--others", "--exclude-standard")}
+    chosen = {file for file in files if re.search(r"/test_\w+\.py$", file) and (ROOT / file).exists()}
+    for source in (Path(file) for file in files if "/src/" in f"/{file}" and file.endswith(".py")):
+        places = [ROOT / "tests", *(ROOT / "plugins").glob("*/tests")]
+        found = [path for place in places for path in place.rglob(f"test_{source.stem}*.py")]
+        chosen |= {path.relative_to(ROOT).as_posix() for path in found}
+        chosen |= tests_of_mutants(source.as_posix().partition("/mcp_macaroon_middleware/")[2])
+    if not chosen:
+        raise Failed("nothing that has tests of its own changed; run `python dev.py test`")
+    return sorted(chosen)
+
+
+def tests_of_mutants(file: str) -> set[str]:
+    """The test files that notice when a defence in a source file is taken out."""
+    lists = [tomllib.loads(path.read_text(encoding="utf-8")) for path in (ROOT / "tests" / "mutants").glob("*.toml")]
+    tests = [mutant["tests"] for each in lists for mutant in each["mutant"] if mutant["file"] == file]
+    return {test.partition("::")[0] for each in tests for test in each.split()}
+
+
+def git(*words: str) -> list[str]:
+    """The lines that git prints."""
+    done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Failed(f"git {words[0]}: {done.stderr.strip()}")
+    return done.stdout.splitlines()
+
+
+# --- everything -----------------------------------------------------------------------------------------------------
+
+
+def test_all(parts: Sequence[str], suite: str | None) -> int:
+    """Every part that is named, in order and whatever failed before; then one line for each."""
+    lines, failed = [], []
+    for number, part in enumerate(parts, 1):
+        print(f"=== {part} ({number} of {len(parts)})", flush=True)
+        started, code = time.monotonic(), 1
+        try:
+            code = PARTS[part](["--suite", suite] if suite and part == "upstream" else [])
+        except Failed as failure:
+            print(f"dev.py: {failure}", file=sys.stderr, flush=True)
+        failed += [part] if code else []
+        lines.append(f"{'FAIL' if code else 'PASS'}  {part:9} {time.monotonic() - started:6.0f} s")
+    print("\n".join(["=== everything" if len(parts) == len(PARTS) else "=== parts", *lines]))
+    return 1 if failed else 0
+
+
+def test_gate(rest: list[str]) -> int:
+    """What every change has to pass."""
+    set_up()
+    return test(rest, only_tests=False)
+
+
+def test_oldest(rest: list[str]) -> int:
+    """The FastMCP adapter's tests under the oldest FastMCP that the package takes."""
+    return test_under(oldest_fastmcp(), rest)
+
+
+def test_mutants(rest: list[str]) -> int:
+    """Every defence taken out once."""
+    return run_script("tests/mutants/run.py", *rest)
+
+
+def test_stores(rest: list[str]) -> int:
+    """A minute of mixed load with faults on every kind of store."""
+    kinds = ("memory", "sqlite", "valkey", "redis")
+    codes = [run_script("tests/soaking/run.py", "--minutes", "1", "--store", kind, *rest) for kind in kinds]
+    return max(codes)
+
+
+def test_bench(rest: list[str]) -> int:
+    """Every table of the measurements can be made; its figures are thrown away."""
+    return run_script("tests/benchmarks/run.py", "--tiny", *rest)
+
+
+def test_soak(rest: list[str]) -> int:
+    """Ten minutes of mixed load with faults."""
+    return run_script("tests/soaking/run.py", "--minutes", "10", *rest)
+
+
+def run_script(path: str, *words: str) -> int:
+    """Runs a script of the tests in the environment; returns its exit code."""
+    return subprocess.call([str(set_up()), str(ROOT / path), *words], cwd=ROOT)
+
+
+PARALLEL = ("-n", "2", "--dist", "loadgroup")
+"""Two tests at a time; those that cannot run beside each other share an `xdist_group`."""
+
+PARTS: dict[str, Callable[[list[str]], int]] = {
+    "gate": test_gate,
+    "oldest": test_oldest,
+    "mutants": test_mutants,
+    "stores": test_stores,
+    "bench": test_bench,
+    "soak": test_soak,
+}
+"""What `--all` runs. A check that takes too long for the gate gets a part here: no test is in neither."""
 
 
 def step(name: str, command: list[str]) -> bool:
