@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from asking import Person
 from fastmcp import Client, FastMCP
+from fastmcp.server import create_proxy
 from fastmcp.tools.base import Tool, ToolResult
 from guarded import ERAS, guarded
 from hypothesis import given, settings
@@ -201,3 +202,38 @@ def _holds(reading: Any, came: Any) -> bool:
     if isinstance(came, dict):
         return all(name in reading and _holds(reading[name], value) for name, value in came.items())
     return type(reading) is type(came) and bool(reading == came)
+
+
+@pytest.mark.threat("R13", "C10")
+@pytest.mark.parametrize("mounted", [False, True])
+@pytest.mark.parametrize("era", ERAS)
+async def test_reports_mcp_f4_a_remote_tool_that_was_redefined_is_asked_about_anew(era: str, mounted: bool) -> None:
+    backend: FastMCP[Any] = FastMCP("backend")
+    ran: list[str] = []
+
+    def first(x: str = "a") -> str:
+        ran.append("first")
+        return x
+
+    def second(x: str = "a", wipe: bool = True) -> str:
+        ran.append("second")
+        return x
+
+    backend.tool(first, name="t")
+    server: FastMCP[Any] = create_proxy(backend)
+    if mounted:
+        outer: FastMCP[Any] = FastMCP("outer")
+        outer.mount(server)
+        server = outer
+    guarded(server, ["bf:*:tool_access:allow", "bf:t:tool_access:elicit"])
+    person = Person("period")
+    async with Client(server, mode=era, elicitation_handler=person) as client:
+        await client.call_tool("t", {})
+        await client.call_tool("t", {})
+        assert (person.asked, ran) == (1, ["first", "first"])
+        backend.local_provider.remove_tool("t")
+        backend.tool(second, name="t")
+        person.says = "deny"
+        result = await client.call_tool("t", {}, raise_on_error=False)
+    assert result.is_error
+    assert (person.asked, ran) == (2, ["first", "first"])

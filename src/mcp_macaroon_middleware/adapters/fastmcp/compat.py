@@ -22,7 +22,7 @@ from fastmcp.server.providers.fastmcp_provider import (
     FastMCPProviderResourceTemplate,
     FastMCPProviderTool,
 )
-from fastmcp.server.providers.proxy import ProxyProvider
+from fastmcp.server.providers.proxy import ProxyPrompt, ProxyProvider, ProxyResource, ProxyTemplate, ProxyTool
 from fastmcp.server.providers.wrapped_provider import _WrappedProvider
 from fastmcp.server.transforms import Transform
 from fastmcp.tools.base import Tool
@@ -38,6 +38,7 @@ MOUNTED: Final = (
     FastMCPProviderPrompt,
     FastMCPProviderResourceTemplate,
 )
+REMOTE: Final = (ProxyTool, ProxyResource, ProxyTemplate, ProxyPrompt)
 GUARDED: Final = "macaroon_guarded"
 TASKS: Final = "macaroon_tasks"
 C = TypeVar("C", Tool, Resource, ResourceTemplate, Prompt)
@@ -57,6 +58,15 @@ def is_remote(provider: Provider) -> bool:
     while isinstance(provider, _WrappedProvider):
         provider = provider._inner
     return isinstance(provider, ProxyProvider)
+
+
+def forget_remote(provider: Provider) -> None:
+    """Drops what a proxy keeps of its server's lists, so that the next look-up asks for them."""
+    while isinstance(provider, _WrappedProvider):
+        provider = provider._inner
+    if isinstance(provider, ProxyProvider):
+        provider._tools_cache = provider._resources_cache = None
+        provider._templates_cache = provider._prompts_cache = None
 
 
 def mount_target(component: Mounted) -> tuple[FastMCP[Any], str]:

@@ -23,12 +23,12 @@ from ...core.decisions import Decision, plain_refusal
 from ...core.enforcement import Apply, Carried, agree, release, run
 from ...core.rejudging import rejudge
 from ...errors import ArgumentsInvalid, ResultWithheld, StoreUnavailable
-from ...model import ArgumentFacts, Component, Refusal, Result
+from ...model import Action, ArgumentFacts, Component, Phase, Refusal, Result
 from . import stepping
 from .arguments import coerced, is_local, judged, through
 from .asking import Conversation, can_ask
 from .behind import CREDENTIAL, foreign, is_remote, question_of
-from .compat import AnyComponent, is_guarded
+from .compat import REMOTE, AnyComponent, is_guarded
 from .doors import held
 from .embedding import carried
 from .frames import Frame, Ticket, body, frame, ticketed, within
@@ -108,6 +108,14 @@ class Passage:
     async def take(self, proceed: Proceed) -> Any:
         """The call's answer: what `proceed` returns, without what may not leave; or a refusal, returned or raised."""
         prepared = self._at_once() or await self._prepared()
+        if (
+            not isinstance(prepared, Refusal)
+            and isinstance(prepared[1].leaf, REMOTE)
+            and self._may_use_approvals(*prepared)
+        ):
+            self.guard.resolver.forget(self.guard.servers)  # an approval is for the definition of now, not for a copy
+            self.known = None
+            prepared = await self._prepared()
         if isinstance(prepared, Refusal):
             return self._refuse(prepared)
         identity, found, expected = prepared
@@ -129,6 +137,19 @@ class Passage:
                 raise
             return self._refuse(error.refusal)
         return await self._finished(ticket, result)
+
+    def _may_use_approvals(self, identity: Identity, found: Found, _: object) -> bool:
+        """Whether an approval could let this call through."""
+        plan = self.guard.engine.plan
+        books = [plan.book]
+        if identity.token is not None:
+            books.append(self.guard.engine.caveats.of(identity.token, plan))
+        return any(
+            match.check.rule.action is Action.ELICIT
+            for book in books
+            for phase in Phase
+            for match in book.lookup(phase, found.component).all
+        )
 
     # --- before ---------------------------------------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ from ...rules import normal_uri
 from . import census as counting
 from .arguments import coerced, is_local
 from .census import KIND_OF, Census, Entry, Key, chain_of, label_of, name_of, shape_of, spelled
-from .compat import MOUNTED, AnyComponent, mount_target
+from .compat import MOUNTED, AnyComponent, forget_remote, mount_target
 from .definitions import digest_of
 from .uris import canonical, file_objection, objection, spellings
 
@@ -101,6 +101,13 @@ class Resolver:
         """Takes a census of the root."""
         self.census = census
         self._kept.clear()
+
+    def forget(self, servers: Sequence[FastMCP[Any]]) -> None:
+        """Drops what is kept of the servers behind, so that the next component that is found is today's."""
+        self._kept.clear()
+        for server in servers:
+            for provider in server.providers:
+                forget_remote(provider)
 
     # --- tools and prompts ----------------------------------------------------------------------------------------
 
