@@ -340,3 +340,13 @@ async def test_no_spelling_of_a_denied_tool_or_prompt_is_taken_for_it(mode: str)
     closed = server()
     guarded(closed, ["bf:*:tool_access:allow", "bf:ns_wipe:tool_access:deny", "bf:prompt=ask:tool_access:deny"])
     assert not any(await called(closed))
+
+
+@pytest.mark.threat("R03")
+async def test_a_path_that_could_mean_two_things_is_refused_whatever_the_rules_say(folder: Path) -> None:
+    server = served(folder)
+    guarded(server, ["bf:resource=*:tool_access:allow"])
+    paths = ("sub//k.md", "sub/k.md//", "sub%20/k.md", "./sub/k.md", "sub/../open.md", "sub%2Fk.md")
+    uris = [f"{root}{path}" for root in ("skill://pay/", "files://") for path in paths]
+    assert await read(server, uris) == [None] * len(uris)
+    assert await read(server, ["files://sub/k.md", "db://A.cme./rows"]) == ["contents of sub/k.md", "rows of A.cme."]
