@@ -10,11 +10,13 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from fastmcp import FastMCP
 from fastmcp.resources.template import ResourceTemplate, forward_uri
+from fastmcp.server.context import Context, _current_context
 from fastmcp.server.providers.addressing import parse_hashed_backend_name
 from fastmcp.server.providers.fastmcp_provider import FastMCPProviderResourceTemplate
 from fastmcp.server.providers.prefab_synthesis import synthesize_prefab_resource_by_uri
@@ -86,6 +88,16 @@ class _Trail:
             self.names.append(spelled(shape, name))
             if self.labels:
                 self.names.append(f"{self.labels[-1]}/{spelled(shape, name)}")
+
+
+def context_at(server: FastMCP[Any]) -> AbstractAsyncContextManager[object]:
+    """The context in which FastMCP itself looks a component up at this server.
+
+    A server keeps what a session has switched on and off in its own state store and finds that by the context in hand,
+    so a mounted server's lookup in the context of the server above it would see other components than its call does.
+    """
+    current = _current_context.get()
+    return nullcontext() if current is not None and current.fastmcp is server else Context(fastmcp=server)
 
 
 class Resolver:
@@ -209,13 +221,14 @@ class Resolver:
     ) -> AnyComponent | None:
         """The server's own lookup. Whatever goes wrong in it, the component is unknown."""
         try:
-            if shape == "prompt":
-                return await server.get_prompt(name, version)
-            if shape == "resource":
-                return await server.get_resource(name, version)
-            tool = await server.get_tool(name, version)
-            hashed = parse_hashed_backend_name(name) if tool is None else None
-            return await server.get_tool_by_hash(*hashed) if hashed is not None else tool
+            async with context_at(server):
+                if shape == "prompt":
+                    return await server.get_prompt(name, version)
+                if shape == "resource":
+                    return await server.get_resource(name, version)
+                tool = await server.get_tool(name, version)
+                hashed = parse_hashed_backend_name(name) if tool is None else None
+                return await server.get_tool_by_hash(*hashed) if hashed is not None else tool
         except Exception as error:
             logger.warning("a %s cannot be looked up: %s", shape, type(error).__name__)
             return None
@@ -235,7 +248,8 @@ class Resolver:
             why = None if await self._entries(server, exact.offered) else file_objection(uri)
             return exact if why is None else Objection(why=why)
         try:
-            template = await server.get_resource_template(uri, version)
+            async with context_at(server):
+                template = await server.get_resource_template(uri, version)
         except Exception as error:
             logger.warning("a resource template cannot be looked up: %s", type(error).__name__)
             return None
