@@ -28,7 +28,7 @@ from .asgi_desk import Desk, Refused, action, opened
 from .asgi_held import Held, Waiting
 from .asgi_response import Captured, raw
 from .asgi_routes import Found, Routes, route_path
-from .callers import Identity
+from .callers import WEB, Identity
 
 logger: Final = logging.getLogger("mcp_macaroon_middleware")
 
@@ -72,7 +72,11 @@ class MacaroonASGIMiddleware:
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008, "reason": "not allowed"})
         elif scope["type"] == "http":
-            await self._request(scope, receive, send)
+            token = WEB.set(True)
+            try:
+                await self._request(scope, receive, send)
+            finally:
+                WEB.reset(token)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:

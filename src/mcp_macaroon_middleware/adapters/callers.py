@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -23,6 +24,10 @@ REASONS: Final[Mapping[str, str]] = {
     "store_unavailable": "The token cannot be checked at present; try again later.",
     "no_identity": "The request came over no connection, so nobody can be named for it.",
 }
+
+
+WEB: Final[ContextVar[bool]] = ContextVar("mcp_macaroon_web", default=False)
+"""Whether a request of a web application is in hand: what its handler calls is not called by the program itself."""
 
 
 class Unidentified(Exception):

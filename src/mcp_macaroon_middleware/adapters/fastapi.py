@@ -23,7 +23,7 @@ from ..model import Redaction, Refusal, RequestContext, Result
 from . import asgi_http as web
 from .asgi_desk import Desk, Refused, action
 from .asgi_fields import Fields
-from .callers import Identity
+from .callers import WEB, Identity
 from .fastapi_door import HIDES, Door, Doors
 
 logger: Final = logging.getLogger("mcp_macaroon_middleware")
@@ -125,6 +125,7 @@ class Macaroon:
 
         async def dependency(request: Request) -> AsyncIterator[Permit]:
             permit = await self._permitted(request, name, releases)
+            WEB.set(True)  # the endpoint runs in this context or in a copy of it, and so does nothing else
             try:
                 yield permit
             except BaseException as error:

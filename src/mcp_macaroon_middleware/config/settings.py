@@ -89,6 +89,10 @@ class IdentitySettings(Section):
     anonymous: Name | None = Field(
         default=None, description="The subject of HTTP callers without a credential; absent: refused."
     )
+    direct: Name | None = Field(
+        default=None,
+        description="The subject of callers of server.call_tool() with no request around them; absent: refused.",
+    )
     token_namespace: Name | None = Field(
         default=None,
         description="The issuer that tokens which name none speak for, so that a person is one principal either way.",

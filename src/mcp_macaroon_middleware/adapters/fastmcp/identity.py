@@ -14,7 +14,7 @@ from ...config.settings import IdentitySettings
 from ...core.bearers import Bearer, Bearers, is_token
 from ...errors import StoreUnavailable, TokenInvalid
 from ...model import Principal
-from ..callers import HERE, NO_ONE, Identity, Unidentified, anonymous, borne, signed_in, source_of
+from ..callers import HERE, NO_ONE, WEB, Identity, Unidentified, anonymous, borne, signed_in, source_of
 from ..credentials import has_several
 from .bearing import MacaroonAccessToken, from_here, over_http
 from .stripping import bare, brought
@@ -42,7 +42,8 @@ async def identify(settings: IdentitySettings, auth: Any = None, bearers: Bearer
 
     `bearers` accepts our own tokens, where the file does. Raises `Unidentified`: over HTTP without a credential, unless
     `anonymous` names those; on stdio and in memory without a token, if `local` names nobody; with a token that does not
-    count, whatever else the request brings; without any connection (a background worker, a direct call) always.
+    count, whatever else the request brings; without any connection (a background worker, a direct call), if `direct`
+    names nobody.
     """
     try:
         return await _identified(settings, auth, bearers)
@@ -72,11 +73,18 @@ def _without_token(
     if _is_http(bound):
         return anonymous(settings, _address(bound))
     if bound is None:
-        raise Unidentified("no_identity")
+        return _direct(settings)
     local = settings.local_subject(tokens=tokens)
     if local is None:
         raise Unidentified("unauthenticated")
     return _here(local)
+
+
+def _direct(settings: IdentitySettings) -> Identity:
+    """Whoever calls from the program itself, where the file names him and no web request brought him there."""
+    if settings.direct is None or WEB.get():
+        raise Unidentified("no_identity")
+    return _here(settings.direct)
 
 
 @lru_cache(maxsize=64)
@@ -96,7 +104,7 @@ async def bearer_here(bearers: Bearers | None) -> Bearer | None:
             raise TokenInvalid("token_misplaced")
         return None
     if bound is None:
-        raise Unidentified("no_identity")
+        return None
     return await from_here(meta, bearers)
 
 
