@@ -242,6 +242,11 @@ def test_oldest(rest: list[str]) -> int:
     return test_under(oldest_fastmcp(), rest)
 
 
+def test_upstream(rest: list[str]) -> int:
+    """FastMCP's own tests with a guard on every server, everything allowed."""
+    return run_script("tests/upstream/run.py", *rest)
+
+
 def test_mutants(rest: list[str]) -> int:
     """Every defence taken out once."""
     return run_script("tests/mutants/run.py", *rest)
@@ -275,6 +280,7 @@ PARALLEL = ("-n", "2", "--dist", "loadgroup")
 PARTS: dict[str, Callable[[list[str]], int]] = {
     "gate": test_gate,
     "oldest": test_oldest,
+    "upstream": test_upstream,
     "mutants": test_mutants,
     "stores": test_stores,
     "bench": test_bench,
