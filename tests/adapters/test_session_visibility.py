@@ -122,3 +122,26 @@ async def test_a_session_sees_and_uses_the_same_with_and_without_a_guard(era: st
     assert await story(made.server, era) == bare
     assert any("a tool" in line for line in bare[3])
     assert made.exactly_one_end_each()
+
+
+@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.parametrize("depth", [1, 2])
+async def test_a_tool_of_a_mounted_server_sees_its_own_list_under_a_guard_on_every_server(era: str, depth: int) -> None:
+    """Two policies filter one list: the second is not the list that asks for itself."""
+    below: FastMCP[Any] = FastMCP("child")
+
+    @below.tool
+    async def names(ctx: Context) -> list[str]:
+        return [tool.name for tool in await ctx.fastmcp.list_tools()]
+
+    server = below
+    guards = [guarded(server, [], config={"default": "allow"})]
+    for _ in range(depth):
+        above: FastMCP[Any] = FastMCP("above")
+        above.mount(server)
+        server = above
+        guards.append(guarded(server, [], config={"default": "allow"}))
+    async with Client(server, mode=era) as client:
+        assert (await client.call_tool("names")).data == ["names"]
+        assert [tool.name for tool in await client.list_tools()] == ["names"]
+    assert all(each.exactly_one_end_each() for each in guards)

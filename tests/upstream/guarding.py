@@ -42,7 +42,7 @@ def guarding(begin: Any) -> Any:
         if not getattr(self, "_upstream_guarded", False):
             self._upstream_guarded = True
             runtime = shared() if HOW == "one" else load_runtime(FILE)
-            self.add_middleware(MacaroonMiddleware(runtime=runtime))
+            self.middleware.insert(0, MacaroonMiddleware(runtime=runtime))  # outermost, as the documents say
 
     return made
 

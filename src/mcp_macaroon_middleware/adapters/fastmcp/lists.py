@@ -42,7 +42,7 @@ async def tools(guard: Guard, context: Context, call_next: Next) -> Sequence[Too
     if guard.engine in current.listing:
         listed: Sequence[Tool] = await call_next(context)
         return listed
-    if _mark(context) in current.around:  # the list that is being made asks for itself
+    if _mark(guard, context) in current.around:  # the list that is being made asks for itself
         return await depth.refuse(guard, context)  # type: ignore[no-any-return]
     named = _called_tool(context)
     if named is not None:
@@ -56,7 +56,7 @@ async def resources(guard: Guard, context: Context, call_next: Next) -> Sequence
     if guard.engine in current.listing:
         listed: Sequence[Any] = await call_next(context)
         return listed
-    if _mark(context) in current.around:  # the list that is being made asks for itself
+    if _mark(guard, context) in current.around:  # the list that is being made asks for itself
         return await depth.refuse(guard, context)  # type: ignore[no-any-return]
     return await _filtered(guard, context, call_next)
 
@@ -69,7 +69,7 @@ async def _filtered(guard: Guard, context: Context, call_next: Next) -> Sequence
     identity: Identity | None = None
     try:
         identity = await guard.identify()
-        with within(listing(frame(), guard, _mark(context))):
+        with within(listing(frame(), guard, _mark(guard, context))):
             listed = await call_next(context)
         shown = [seen for item in listed if (seen := await _shown(guard, identity, _server(context), item)) is not None]
     except asyncio.CancelledError:
@@ -150,9 +150,9 @@ async def _one_tool(guard: Guard, context: Context, name: str) -> Sequence[Tool]
     return (_dereference_tool(shown) if plain else shown,)
 
 
-def _mark(context: Context) -> tuple[int, str]:
-    """What tells this server's list from every other."""
-    return id(_server(context)), context.method or ""
+def _mark(guard: Guard, context: Context) -> tuple[int, str]:
+    """What tells this server's list, as this policy filters it, from every other: a server may be under several."""
+    return id(_server(context)), f"{context.method} {id(guard.engine)}"
 
 
 def _server(context: Context) -> FastMCP[Any]:
