@@ -21,6 +21,7 @@ FILE: dict[str, Any] = {
     "config": {
         "secret_key": secrets.token_hex(32),
         "default": "allow",
+        "methods": ["skills/list", "skills/get", "synthetic/ping"],
         "identity": {"local": "local", "anonymous": "anonymous", "direct": "tests"},
     },
     "policies": [],

@@ -12,6 +12,7 @@ from fastmcp.resources.template import (
     ResourceTemplate,
     expand_uri_template,
     extract_query_params,
+    forward_uri,
     template_param_key,
 )
 from fastmcp.server.providers.skills.skill_provider import SkillFileTemplate
@@ -88,7 +89,13 @@ def objection(template: ResourceTemplate, params: Mapping[str, Any], uri: str, *
         for text in _texts(value):
             if why := judge(text):
                 return why
-    return _query_objection(template, uri) if remote else None
+    return _query_objection(template, uri) if remote and _sends_query(template, params, uri) else None
+
+
+def _sends_query(template: ResourceTemplate, params: Mapping[str, Any], uri: str) -> bool:
+    """Whether a server behind gets the query as it was sent: one that the template spells out is made from it anew."""
+    inner = getattr(template, "_backend_uri_template", None) or template.uri_template
+    return forward_uri(inner, dict(params), uri) != forward_uri(inner, dict(params), _bare(uri))
 
 
 def file_objection(uri: str) -> str | None:
