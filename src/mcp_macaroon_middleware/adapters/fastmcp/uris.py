@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice, product
 from typing import Any, Final
 from urllib.parse import unquote
 
+import fastmcp.resources.template
 from fastmcp.resources.template import (
     ResourceTemplate,
     expand_uri_template,
     extract_query_params,
     forward_uri,
-    template_param_key,
 )
 from fastmcp.server.providers.skills.skill_provider import SkillFileTemplate
 
 from ...model import EMPTY
 from ...rules import escape_objection, normal_uri, path_objection, value_objection, without_query
+
+_param_key: Final[Callable[[str], str]] = getattr(
+    fastmcp.resources.template, "template_param_key", lambda name: re.sub(r"\W", "_", name)
+)
+"""A template's variable as its parameter; before 4.2 FastMCP knew variables with hyphens alone, and has no function."""
 
 _WILDCARD: Final = re.compile(r"\{([^?&{}][^{}]*)\*\}")
 _FILES: Final = "file"
@@ -112,7 +117,7 @@ def _path_params(template: ResourceTemplate) -> frozenset[str] | None:
     scheme = template.uri_template.partition(":")[0].lower()
     if scheme == _FILES or isinstance(template, SkillFileTemplate):
         return None
-    return frozenset(template_param_key(name) for name in _WILDCARD.findall(template.uri_template))
+    return frozenset(_param_key(name) for name in _WILDCARD.findall(template.uri_template))
 
 
 def _bare(uri: str) -> str:
