@@ -86,7 +86,7 @@ def test_a_published_tool_is_the_same_tool_with_another_schema_and_the_tool_itse
     assert type(published) is type(tool)
     assert (published.name, published.description, published.tags) == ("tool", "d", {"t"})
     assert json.dumps(tool.output_schema) == before
-    assert "$ref" not in json.dumps(published.output_schema)
+    assert json.dumps(published.output_schema).count('"$ref"') == before.count('"$ref"')
 
 
 def test_a_schema_is_widened_once_for_each_schema_object_and_redaction() -> None:

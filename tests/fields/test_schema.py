@@ -125,7 +125,7 @@ def test_what_a_redaction_leaves_is_valid_against_the_relaxed_schema(
     relaxed = relax_schema(schema, redaction)
     valid({"result": left} if wrapped else left, relaxed)
     valid({"result": document} if wrapped else document, relaxed)
-    assert "$ref" not in json.dumps(relaxed) or redaction.is_empty
+    assert len(json.dumps(relaxed)) <= max(3 * len(json.dumps(schema)), 120)
     assert relaxed.get("type") == "object" or redaction.is_empty or not {"type", "properties", "$ref"} & set(schema)
 
 
@@ -153,7 +153,10 @@ def test_a_reference_is_read_as_a_json_pointer(name: str) -> None:
 
     pointer = quote(name.replace("~", "~0").replace("/", "~1"))
     schema = {"type": "object", "properties": {"a": {"$ref": f"#/$defs/{pointer}"}}, "$defs": {name: {"type": "array"}}}
-    assert relax_schema(schema, Redaction(withhold=("a.b",)))["properties"] == {"a": {"type": "array"}}
+    relaxed = relax_schema(schema, Redaction(withhold=("a.b",)))
+    assert list(relaxed["$defs"].values()) == [{"type": "array"}]
+    valid({"a": []}, relaxed)
+    assert not jsonschema.Draft202012Validator(relaxed).is_valid({"a": {}})
 
 
 def test_a_part_with_an_identity_of_its_own_admits_anything() -> None:
@@ -230,3 +233,195 @@ def test_what_a_result_is_stays_as_its_schema_says(root: dict[str, Any], kind: d
     assert relax_schema(root, None) == kind
     relaxed = relax_schema(root, Redaction(withhold=("a",)))
     assert relaxed.get("type") == kind.get("type")
+
+
+# --- one definition for each standing ---------------------------------------------------------------------------------
+
+
+def mutual(kinds: int, **notes: Any) -> dict[str, Any]:
+    """A schema of as many types, each of which refers to all of them (reports-mcp F5)."""
+    to = {f"to{number}": {"$ref": f"#/$defs/K{number}"} for number in range(kinds)}
+    node = {
+        "type": "object",
+        "required": ["id", "note"],
+        "properties": {"id": {"type": "string"}, "note": {"type": "string", **notes}, **to},
+    }
+    return {
+        "type": "object",
+        "properties": {"top": {"$ref": "#/$defs/K0"}},
+        "$defs": {f"K{number}": json.loads(json.dumps(node)) for number in range(kinds)},
+    }
+
+
+@pytest.mark.threat("R12")
+@pytest.mark.parametrize("kinds", [1, 3, 9, 30])
+@pytest.mark.parametrize(
+    "redaction",
+    [
+        Redaction(withhold=("**.note",)),
+        Redaction(keep=(("top.id",),)),
+        Redaction(withhold=("top.to0.to0.to0.note", "top.*.*.*.*.id", "**.to0.note")),
+        Redaction(withhold=tuple(f"**.to{n}.*.to{n}.*.note" for n in range(8))),
+    ],
+)
+def test_F5_a_schema_of_types_that_refer_to_each_other_stays_near_its_own_size(
+    kinds: int, redaction: Redaction
+) -> None:
+    schema = mutual(kinds)
+    value: Any = {"id": "a", "note": "n"}
+    for number in (0, kinds - 1, 0, kinds - 1):
+        value = {"id": "a", "note": "n", f"to{number}": value}
+    valid({"top": value}, schema)
+    for never in (None, redaction):
+        relaxed = relax_schema(schema, redaction, never)
+        assert len(json.dumps(relaxed)) <= 3 * len(json.dumps(schema))
+        valid(redact({"top": value}, redaction)[0], relaxed)
+
+
+PLANTED = st.integers(0, 10**9).map(lambda number: f"planted{number}")
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.data(), st.integers(1, 4), st.lists(paths, min_size=1, max_size=3), st.booleans(), st.booleans())
+@pytest.mark.threat("R12", "H09")
+def test_L3_B7_what_may_leave_or_is_never_there_tells_no_value_and_the_size_holds(
+    data: st.DataObject, kinds: int, withhold: list[str], always: bool, seventh: bool
+) -> None:
+    """Every place that the paths reach is planted with values; an own walk over the schema looks for them."""
+    draw = data.draw
+    word = "definitions" if seventh else "$defs"
+    definitions: dict[str, Any] = {}
+
+    def leaf() -> dict[str, Any]:
+        secret = draw(PLANTED)
+        told = {"default": secret, "examples": [secret], "enum": [secret, "x"], "description": secret, "title": secret}
+        return {"type": "string", **told, "pattern": secret, "x-example": secret, "$comment": secret}
+
+    def member() -> Any:
+        kind = draw(st.sampled_from(["leaf", "leaf", "ref", "list", "either"]))
+        reference = {"$ref": f"#/{word}/K{draw(st.integers(0, kinds - 1))}"}
+        if kind == "ref":
+            return reference
+        if kind == "list":
+            return {"type": "array", "items": reference, "default": [{"a": draw(PLANTED)}]}
+        return {"anyOf": [reference, leaf()]} if kind == "either" else leaf()
+
+    def node() -> dict[str, Any]:
+        names = draw(st.lists(keys, min_size=1, unique=True, max_size=4))
+        return {"type": "object", "properties": {name: member() for name in names}, "additionalProperties": False}
+
+    for number in range(kinds):
+        definitions[f"K{number}"] = node()
+    schema = {**node(), word: definitions}
+    if seventh:
+        schema["$schema"] = "http://json-schema.org/draft-07/schema#"
+    redaction = Redaction(withhold=tuple(withhold))
+    relaxed = relax_schema(schema, redaction, redaction if always else None)
+    assert len(json.dumps(relaxed)) <= 3 * len(json.dumps(schema))
+    for steps, shown in places(relaxed, word, 4):
+        leaves = redacted_at(steps, redaction) and bool(steps)
+        if leaves:
+            assert "planted" not in json.dumps({w: v for w, v in shown.items() if w not in ("properties", "items")})
+        assert not (leaves and always)
+
+
+def redacted_at(steps: list[str], redaction: Redaction) -> bool:
+    """Whether a value at this place leaves; by the walker of documents, not of schemas."""
+    value: Any = "here"
+    for step in reversed(steps):
+        value = {step: value}
+    try:
+        return "here" not in json.dumps(redact(value, redaction)[0])
+    except ResultWithheld:
+        return True
+
+
+def places(schema: dict[str, Any], word: str, depth: int) -> list[tuple[list[str], dict[str, Any]]]:
+    """Every place with its steps, references followed, without the items of lists; written for these schemas alone."""
+    found: list[tuple[list[str], dict[str, Any]]] = []
+    waiting: list[tuple[list[str], Any]] = [([], schema)]
+    while waiting:
+        steps, part = waiting.pop()
+        if "$ref" in part:
+            waiting.append((steps, schema[word][part["$ref"].split("/")[-1]]))
+            continue
+        found.append((steps, {key: value for key, value in part.items() if key not in (word, "anyOf")}))
+        waiting.extend((steps, branch) for branch in part.get("anyOf", ()))
+        if len(steps) < depth:
+            waiting.extend(([*steps, name], child) for name, child in part.get("properties", {}).items())
+    return found
+
+
+@pytest.mark.threat("R12")
+def test_B7_a_field_that_is_never_there_is_not_named_and_one_that_may_leave_tells_no_value() -> None:
+    secret = {"type": "string", "default": "S3", "examples": ["S3"], "const": "S3", "description": "S3", "title": "S3"}
+    schema = {
+        "type": "object",
+        "properties": {"ssn": secret, "other": secret, "owner": {"type": "object", "properties": {"ssn": secret}}},
+        "required": ["ssn", "other"],
+        "additionalProperties": False,
+        "examples": [{"ssn": "S3"}],
+        "default": {"ssn": "S3"},
+    }
+    both = Redaction(withhold=("ssn", "owner.ssn"))
+    absent = relax_schema(schema, both, both)
+    assert set(absent["properties"]) == {"other", "owner"}
+    assert absent["properties"]["owner"] == {"type": "object", "properties": {}}
+    valid({"other": "S3", "ssn": 5}, absent)  # who holds this schema when the rule has gone refuses nothing
+    asked = relax_schema(schema, both)
+    assert asked["properties"]["ssn"] == asked["properties"]["owner"]["properties"]["ssn"] == {"type": "string"}
+    for made in (absent, asked):
+        assert made["properties"].pop("other") == secret
+        assert "S3" not in json.dumps(made)
+
+
+@pytest.mark.parametrize("word", ["$defs", "definitions"])
+def test_a_definition_that_only_a_withheld_field_refers_to_is_not_published(word: str) -> None:
+    schema = {
+        "type": "object",
+        "properties": {
+            "a": {"$ref": f"#/{word}/Secret"},
+            "b": {"type": "object", "properties": {"c": {"$ref": f"#/{word}/Open"}}, word: {"Secret": {"const": "S3"}}},
+        },
+        word: {"Secret": {"type": "string", "default": "S3"}, "Open": {"type": "string", "default": "fine"}},
+    }
+    relaxed = relax_schema(schema, Redaction(withhold=("a",)), Redaction(withhold=("a",)))
+    assert "S3" not in json.dumps(relaxed)
+    assert list(relaxed["$defs"].values()) == [{"type": "string", "default": "fine"}]
+
+
+def test_what_nothing_reaches_keeps_every_word_with_its_references_moved() -> None:
+    schema = {
+        "type": "object",
+        "properties": {
+            "ssn": {"type": "string"},
+            "rest": {
+                "oneOf": [{"$ref": "#/$defs/T"}, {"not": {"$ref": "#/$defs/T"}}],
+                "if": {"$ref": "#/properties/ssn"},
+                "then": False,
+                "properties": {"definitions": {"type": "null"}},
+                "examples": [{"a": 1}],
+            },
+        },
+        "$defs": {"T": {"enum": [1, 2]}},
+    }
+    relaxed = relax_schema(schema, Redaction(withhold=("ssn",)))
+    rest = relaxed["properties"]["rest"]
+    assert rest["oneOf"] == [{"$ref": "#/$defs/T"}, {"not": {"$ref": "#/$defs/T"}}]
+    assert rest["if"] == {"$ref": "#/$defs/ssn"}
+    assert (rest["then"], rest["examples"], rest["properties"]["definitions"]) == (False, [{"a": 1}], {"type": "null"})
+    assert relaxed["$defs"] == {"T": {"enum": [1, 2]}, "ssn": {"type": "string"}}
+
+
+def test_past_its_size_a_schema_tells_less_and_still_admits_everything() -> None:
+    redaction = Redaction(withhold=tuple(f"**.to{n}.*.*.to{m}.*.note" for n in range(6) for m in range(6)))
+    schema = mutual(6, default="S3")
+    value: Any = {"id": "a", "note": "n"}
+    for number in (0, 5, 3, 1, 2, 0, 4):
+        value = {"id": "a", "note": "n", f"to{number}": value}
+    for never in (None, redaction):
+        relaxed = relax_schema(schema, redaction, never)
+        assert len(json.dumps(relaxed)) <= 3 * len(json.dumps(schema))
+        assert "S3" not in json.dumps(relaxed)
+        assert len(relaxed["$defs"]) == 6
+        valid(redact({"top": value}, redaction)[0], relaxed)

@@ -187,6 +187,12 @@ def still_holds(rule: Rule, at: datetime) -> bool:
     return rule.expires is None or at < rule.expires
 
 
+def certain(matches: Sequence[Match]) -> Redaction:
+    """What these after-checks withhold from every result, whatever it holds and whatever anybody answers."""
+    constant = (match.check for match in matches if match.check.constant)
+    return Redaction.united([edit for check in constant for edit in check.edits() or ()])
+
+
 def possible(matches: Sequence[Match]) -> Redaction | None:
     """What these after-checks can withhold; None where one of them cannot tell."""
     edits: list[Edit] = []

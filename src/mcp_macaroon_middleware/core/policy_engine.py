@@ -537,6 +537,10 @@ class PolicyEngine:
         """What rules and caveats can withhold from this component's results; None where that cannot be told."""
         return visibility.possible_redaction(self, request, token=token)
 
+    def certain_redaction(self, request: RequestContext, *, token: VerifiedToken | None = None) -> Redaction:
+        """What rules and caveats withhold from every result of this component, for this caller."""
+        return visibility.certain_redaction(self, request, token=token)
+
     # --- without a framework --------------------------------------------------------------------------------------
 
     async def enforce_policies(

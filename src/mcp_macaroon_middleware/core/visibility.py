@@ -9,7 +9,7 @@ from ..model import Action, Phase, Redaction, RequestContext
 from ..tokens import VerifiedToken
 from .caveats import CaveatBooks
 from .judging import Judge
-from .plan import Plan, Rulebook, possible
+from .plan import Match, Plan, Rulebook, certain, possible
 from .tally import Tally
 
 logger: Final = logging.getLogger("mcp_macaroon_middleware")
@@ -63,7 +63,16 @@ def possible_redaction(
     engine: Sight, request: RequestContext, *, token: VerifiedToken | None = None
 ) -> Redaction | None:
     """What rules and caveats can withhold from this component's results; None where that cannot be told."""
+    return possible([match for match, _ in _withholding(engine, request, token)])
+
+
+def certain_redaction(engine: Sight, request: RequestContext, *, token: VerifiedToken | None = None) -> Redaction:
+    """What rules and caveats withhold from every result of this component, for this caller."""
+    return certain([match for match, sure in _withholding(engine, request, token) if sure])
+
+
+def _withholding(engine: Sight, request: RequestContext, token: VerifiedToken | None) -> list[tuple[Match, bool]]:
     plan = engine.plan
     own = () if plan.settings.mode == "shadow" else plan.book.lookup(Phase.AFTER, request.component).all
     lent = engine.caveats.of(token, plan).lookup(Phase.AFTER, request.component).all if token is not None else ()
-    return possible([match for match, _ in engine.judge.applying(plan, own + lent, request)])
+    return engine.judge.applying(plan, own + lent, request)

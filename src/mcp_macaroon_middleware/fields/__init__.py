@@ -7,6 +7,6 @@ knows a rule or a request.
 
 from .paths import FieldPath, parse_path
 from .redact import MAX_DEPTH, is_present, redact
-from .schema import relax_schema
+from .schema import is_large, relax_schema
 
-__all__ = ["MAX_DEPTH", "FieldPath", "is_present", "parse_path", "redact", "relax_schema"]
+__all__ = ["MAX_DEPTH", "FieldPath", "is_large", "is_present", "parse_path", "redact", "relax_schema"]

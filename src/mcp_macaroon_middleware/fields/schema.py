@@ -1,215 +1,294 @@
-"""Changes an output schema so that every result of a redaction is valid against it; it can only widen a schema."""
+"""Changes an output schema so that every result of a redaction is valid against it; it can only widen a schema.
+
+Each part that is referred to has one definition for each standing of the paths there, so that a schema of types that
+refer to each other stays near its own size. A field that is never there is not named. What may leave tells its
+structure alone: no default, no example, no constant, no description, since those may be what is withheld.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping
 from typing import Any, Final
-from urllib.parse import unquote
 
 from ..model import Redaction
-from .nodes import UNNAMED
-from .paths import Folded, States, Wild, advance, advance_any, ended, start
+from .paths import ended, start
+from .pointers import MAX_DEPTH, NOWHERE, Schema, count, is_plain, target, weight
+from .standing import NOBODY_KNOWS, Standing
 
 WRAPPED: Final = "x-fastmcp-wrap-result"
-MAX_NODES: Final = 20_000
-MAX_DEPTH: Final = 60
-
-Schema = Mapping[str, Any]
-Keeps = tuple[States, ...]
-
-# What a place that can lose something may no longer demand. Whatever is not known here can only say how to read it.
-_COUNTS: Final = ("minProperties", "minItems", "uniqueItems", "contains", "minContains", "maxContains")
-_OTHERS: Final = ("dependentRequired", "dependentSchemas", "dependencies", "if", "then", "else", "not")
-_VALUES: Final = ("const", "enum", "minLength", "maxLength", "pattern", "format")
-_CONTENT: Final = ("contentEncoding", "contentMediaType", "contentSchema", "propertyNames")
-_REST: Final = ("unevaluatedProperties", "unevaluatedItems", "additionalItems", "extends", "disallow")
-_DROPPED: Final = frozenset(_COUNTS + _OTHERS + _VALUES + _CONTENT + _REST)
+MAX_NODES: Final = 50_000
+TIMES: Final = 3
+"""How many times as long as its own a published schema may be; past that, one standing serves every place."""
 
 _NO_SIBLINGS: Final = ("draft-03/", "draft-04/", "draft-06/", "draft-07/")  # dialects in which `$ref` stands alone
-_NOTES: Final = frozenset({"title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly"})
+
+# The words of a place that a path reaches. Whatever is not here may demand what can leave, or tell it.
+_STRUCTURE: Final = frozenset({"type", "nullable"})
+_BOUNDS: Final = frozenset(
+    {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "maxItems", "maxProperties"}
+)
+_NOTES: Final = frozenset({"title", "description", "deprecated", "readOnly", "writeOnly"})
+_TOLD: Final = frozenset({"default", "example", "examples"})  # only where nothing leaves
+_CONTAINERS: Final = frozenset(
+    {"properties", "patternProperties", "additionalProperties", "items", "prefixItems", "allOf", "anyOf", "oneOf"}
+)
+
+# Where schemas stand in a schema, for one that is copied as it is but for its references.
+_BY_NAME: Final = frozenset({"properties", "patternProperties", "dependentSchemas", "dependencies"})
+_ONE_OR_MORE: Final = frozenset(
+    {"items", "prefixItems", "additionalItems", "unevaluatedItems", "contains", "contentSchema"}
+    | {"additionalProperties", "unevaluatedProperties", "propertyNames"}
+    | {"allOf", "anyOf", "oneOf", "not", "if", "then", "else"}
+)
+_DEFINITIONS: Final = frozenset({"$defs", "definitions"})
+_IDLE: Final = Standing()
 
 
-def relax_schema(schema: Schema, redaction: Redaction | None) -> dict[str, Any]:
-    """The schema, widened for what `redaction` can remove; None: anything may leave. References are resolved.
+def relax_schema(
+    schema: Schema, redaction: Redaction | None, never: Redaction | None = None, *, twofold: bool = False
+) -> dict[str, Any]:
+    """The schema, widened for what `redaction` can remove; None: anything may leave.
 
-    A result that is wrapped as `{"result": …}` keeps its wrapper: paths begin inside it. What the schema cannot say
-    any more, and what is nested or repeated too deep to follow, becomes `{}`, which admits anything.
+    What `never` removes, which `redaction` removes too, is never in a result, and is not named. A result that is
+    wrapped as `{"result": …}` keeps its wrapper: paths begin inside it. `twofold`: a lone `result` may be such a
+    wrapper and may be a field. What the schema cannot say any more becomes `{}`, which admits anything. It is at most
+    `TIMES` as long as its own, whatever the paths.
     """
     wrapped = bool(schema.get(WRAPPED))
     mark: dict[str, Any] = {WRAPPED: True} if wrapped else {}
-    relax = _Relax(schema)
-    kind = relax.kind()
-    if redaction is None or redaction.everything:
+    kind = _kind(schema)
+    size = count(schema, MAX_NODES)
+    if redaction is None or redaction.everything or ended(start(redaction.withhold)) or size == MAX_NODES:
         return {**kind, **mark}
     if redaction.is_empty:
         return dict(schema)
-    states, keeps = start(redaction.withhold), tuple(start(keep) for keep in redaction.keep)
-    if wrapped:
-        found = relax.resolved(schema).get("properties")
-        inner = found.get("result", {}) if isinstance(found, Mapping) else {}
-        properties = {"result": relax.node(inner, states, keeps, frozenset(), 0)}
-        out: dict[str, Any] = {"properties": properties, "required": ["result"], **mark}
-    else:
-        out = relax.node(schema, states, keeps, frozenset(), 0)
+    never = never or Redaction()
     dialect = {"$schema": schema["$schema"]} if "$schema" in schema else {}
-    return {**dialect, **out, **kind}
+    longest = TIMES * weight(schema)
+    for standing in (Standing.first(redaction, never, twofold=twofold), Standing.anywhere(never)):
+        made = _Relax(schema, TIMES * size + 8).whole(standing, wrapped=wrapped) if standing is not None else None
+        if made is not None:
+            found = {**dialect, **made, **kind, **mark}
+            if weight(found) <= longest:
+                return found
+    return {**kind, **mark}
+
+
+def is_large(schema: Schema, parts: int) -> bool:
+    """Whether the schema consists of at least so many mappings and lists."""
+    return count(schema, parts) == parts
+
+
+def _kind(schema: Schema) -> dict[str, Any]:
+    """What the whole result is, which no redaction changes: an object, what the schema says, or anything."""
+    root: Any = schema
+    for _ in range(MAX_DEPTH):
+        if not isinstance(root, Mapping):
+            return {}
+        if "type" in root:
+            kinds = root["type"] if isinstance(root["type"], list) else [root["type"]]
+            return {"type": "object" if set(kinds) - {"null"} == {"object"} else root["type"]}
+        if "properties" in root:
+            return {"type": "object"}
+        if "$ref" not in root:
+            return {}
+        root = target(schema, root["$ref"])
+    return {}
+
+
+class _TooMany(Exception):
+    """More places were made than the schema may have."""
 
 
 class _Relax:
-    """One pass over one schema."""
+    """One pass over one schema. `most`: how many places it may make."""
 
-    def __init__(self, root: Schema) -> None:
+    def __init__(self, root: Schema, most: int) -> None:
         self._root = root
-        self._nodes = 0
+        self._most = most
         self._lone = any(draft in str(root.get("$schema", "")) for draft in _NO_SIBLINGS)
+        self._word = "definitions" if self._lone else "$defs"
+        self._plain = is_plain(root, MAX_NODES * 4)
+        self._names: dict[tuple[int, Standing], str] = {}
+        self._taken: set[str] = set()
+        self._waiting: list[tuple[str, Any, Standing]] = []
 
-    def kind(self) -> dict[str, Any]:
-        """What the whole result is, which no redaction changes: an object, what the schema says, or anything."""
-        root: Any = self._root
-        for _ in range(MAX_DEPTH):
-            if not isinstance(root, Mapping):
-                return {}
-            if "type" in root:
-                kinds = root["type"] if isinstance(root["type"], list) else [root["type"]]
-                return {"type": "object" if set(kinds) - {"null"} == {"object"} else root["type"]}
-            if "properties" in root:
-                return {"type": "object"}
-            if "$ref" not in root:
-                return {}
-            root = self._target(root["$ref"])
-        return {}
+    def whole(self, standing: Standing, *, wrapped: bool) -> dict[str, Any] | None:
+        """The schema with its definitions; None where it would become too large."""
+        root = self._referred(self._root)
+        try:
+            if wrapped:
+                found = root.get("properties")
+                inner = found.get("result", {}) if isinstance(found, Mapping) else {}
+                out: dict[str, Any] = {
+                    "properties": {"result": self._below(inner, standing, 0)},
+                    "required": ["result"],
+                }
+            else:
+                out = self._place(root, standing, 0)
+            definitions: dict[str, Any] = {}
+            while self._waiting:
+                name, schema, at = self._waiting.pop()
+                definitions[name] = self._below(schema, at, 0)
+        except (_TooMany, RecursionError):
+            return None
+        return {**out, self._word: definitions} if definitions else out
 
-    def node(self, schema: Any, withheld: States, keeps: Keeps, seen: frozenset[Any], depth: int) -> dict[str, Any]:
-        """The schema of a place that paths may reach, or that holds references."""
-        self._nodes += 1
-        if self._nodes > MAX_NODES or depth > MAX_DEPTH:
+    def _referred(self, schema: Schema) -> Schema:
+        """The root, or what it refers to with what it says besides: a result's schema says itself what it is."""
+        if "$ref" not in schema:
+            return schema
+        found = target(self._root, schema["$ref"])
+        rest = {key: value for key, value in schema.items() if key != "$ref" and not key.startswith("$")}
+        if not isinstance(found, Mapping):
+            return rest
+        return found if self._lone or not set(rest) - _NOTES - _DEFINITIONS else {"allOf": [found, rest]}
+
+    def _reference(self, reference: Any, at: Standing) -> dict[str, Any]:
+        """A reference to the definition for this standing; to one that leads nowhere, what admits anything."""
+        found = target(self._root, reference)
+        if found is NOWHERE:
             return {}
-        while isinstance(schema, Mapping) and "$ref" in schema:
-            mark = (str(schema["$ref"]), withheld, keeps)
-            if mark in seen:
-                return {}
-            seen |= {mark}
-            schema = self.resolved(schema)
-        if not isinstance(schema, Mapping) or ("$id" in schema and schema is not self._root):
-            return {}  # anything or nothing; or a document of its own, whose references begin there
-        out = {key: value for key, value in schema.items() if key not in _DROPPED and not key.startswith("$")}
-        out.pop("definitions", None)
-        place = _Place(self, withheld, keeps, seen, depth + 1)
-        place.object(out)
-        place.array(out)
-        place.branches(out)
+        mark = (id(found), at)
+        name = self._names.get(mark)
+        if name is None:
+            name = self._names[mark] = self._named(str(reference))
+            self._waiting.append((name, found, at))
+        return {"$ref": f"#/{self._word}/{name}"}
+
+    def _named(self, reference: str) -> str:
+        last = re.sub(r"[^A-Za-z0-9]+", "_", reference.rpartition("/")[2]).strip("_")[:60] or "Root"
+        name, number = last, 1
+        while name in self._taken:
+            number += 1
+            name = f"{last}_{number}"
+        self._taken.add(name)
+        return name
+
+    # --- places that no path reaches ----------------------------------------------------------------------------
+
+    def _below(self, schema: Any, at: Standing, depth: int) -> Any:
+        """The schema of a place; as it is where nothing can leave and it holds no references."""
+        if at.is_idle and not _refers(schema, MAX_DEPTH):
+            return schema
+        return self._copied(schema) if at.is_idle and self._plain else self._place(schema, at, depth)
+
+    def _copied(self, schema: Any) -> Any:
+        """The schema with its references led to the definitions that are made here."""
+        if isinstance(schema, list):
+            return [self._copied(item) for item in schema]
+        if not isinstance(schema, Mapping):
+            return schema
+        self._spend()
+        if "$ref" in schema and self._lone:
+            return self._reference(schema["$ref"], _IDLE)
+        out: dict[str, Any] = {}
+        for word, value in schema.items():
+            if word == "$ref":
+                out |= self._reference(value, _IDLE)
+            elif word in _BY_NAME and isinstance(value, Mapping):
+                out[word] = {name: self._copied(child) for name, child in value.items()}
+            elif word in _ONE_OR_MORE:
+                out[word] = self._copied(value)
+            elif word not in _DEFINITIONS and word != "$comment":
+                out[word] = value
         return out
 
-    def resolved(self, schema: Schema) -> Any:
-        """Follows one local reference; a reference that leads elsewhere, or to a name, is anything."""
-        reference = schema.get("$ref")
-        if reference is None:
-            return schema
-        rest = {key: value for key, value in schema.items() if key != "$ref" and key not in _NOTES}
-        rest = {} if self._lone else {key: value for key, value in rest.items() if not key.startswith("$")}
-        target = self._target(reference)
-        return {"allOf": [target, rest]} if rest else target
+    def _spend(self) -> None:
+        self._most -= 1
+        if self._most < 0:
+            raise _TooMany
 
-    def _target(self, reference: Any) -> Any:
-        if not isinstance(reference, str) or not (reference == "#" or reference.startswith("#/")):
-            return {}
-        target: Any = self._root
-        for step in reference.split("/")[1:]:
-            name = unquote(step).replace("~1", "/").replace("~0", "~")
-            if isinstance(target, Mapping) and name in target:
-                target = target[name]
-            elif isinstance(target, list) and name.isdecimal() and int(name) < len(target):
-                target = target[int(name)]
-            else:
-                return {}
-        return target
+    # --- places that paths may reach ----------------------------------------------------------------------------
 
+    def _place(self, schema: Any, at: Standing, depth: int) -> dict[str, Any]:
+        """The schema of a place that paths may reach, or that holds references which cannot be moved."""
+        self._spend()
+        if depth > MAX_DEPTH or not isinstance(schema, Mapping) or ("$id" in schema and schema is not self._root):
+            return {}  # anything or nothing; or a document of its own, whose references begin there
+        if "$ref" in schema and self._lone:
+            return self._reference(schema["$ref"], at)
+        if at.keeps and not _CONTAINERS & set(schema) and "$ref" not in schema:
+            at = at.concealed()  # a leaf that no path has named yet leaves
+        words = _STRUCTURE if at.hidden else _STRUCTURE | _BOUNDS | _NOTES
+        words = words | _TOLD if at.is_idle else words
+        out = {word: value for word, value in schema.items() if word in words}
+        if "$ref" in schema:
+            out |= self._reference(schema["$ref"], at)
+        self._object(schema, out, at, depth + 1)
+        self._array(schema, out, at, depth + 1)
+        self._branches(schema, out, at, depth + 1)
+        return out
 
-class _Place:
-    """Where the paths stand at one node, with what is known on the way there."""
-
-    __slots__ = ("_depth", "_keeps", "_relax", "_seen", "_withheld")
-
-    def __init__(self, relax: _Relax, withheld: States, keeps: Keeps, seen: frozenset[Any], depth: int) -> None:
-        self._relax = relax
-        self._withheld = withheld
-        self._keeps = keeps
-        self._seen = seen
-        self._depth = depth
-
-    def _below(self, schema: Any, withheld: States, keeps: Sequence[States]) -> Any:
-        """The schema below, where these states lead; as it is where they do not and it holds no references."""
-        left = tuple(keep for keep in keeps if not ended(keep))
-        if not withheld and not left and not _refers(schema, MAX_DEPTH):
-            return schema
-        return self._relax.node(schema, withheld, left, self._seen, self._depth)
-
-    def branches(self, out: dict[str, Any]) -> None:
+    def _branches(self, schema: Schema, out: dict[str, Any], at: Standing, depth: int) -> None:
         """`allOf`, `anyOf`, `oneOf`. What told the branches of a `oneOf` apart may be gone: more than one can match."""
         for word in ("allOf", "anyOf", "oneOf"):
-            branches = out.pop(word, None)
+            branches = schema.get(word)
             if not isinstance(branches, list):
                 continue
-            relaxed = [self._below(branch, self._withheld, self._keeps) for branch in branches]
+            relaxed = [self._below(branch, at, depth) for branch in branches]
             key = "allOf" if word == "allOf" else "anyOf"
             if key in out:
-                out.setdefault("allOf", []).append({key: relaxed})
+                out["allOf"] = [*out.get("allOf", ()), {key: relaxed}]
             else:
                 out[key] = relaxed
 
-    def object(self, out: dict[str, Any]) -> None:
-        """Properties: those that can leave are not required."""
-        found, demanded = out.get("properties"), out.get("required")
+    def _object(self, schema: Schema, out: dict[str, Any], at: Standing, depth: int) -> None:
+        """Properties: those that can leave are not required, those that are never there are not named.
+
+        Where one is not named, others are not forbidden: a client may hold this schema when the rules have changed.
+        """
+        is_open = False
+        found, demanded = schema.get("properties"), schema.get("required")
         if isinstance(found, Mapping):
+            below = {name: at.key(name) for name in found}
             out["properties"] = {
-                name: self._below(child, advance(self._withheld, name), [advance(keep, name) for keep in self._keeps])
+                name: self._below(child, standing, depth)
                 for name, child in found.items()
+                if (standing := below[name]) is not None
             }
+            is_open = len(out["properties"]) < len(found)
         if isinstance(demanded, list):
-            out["required"] = [name for name in demanded if isinstance(name, str) and not self._can_leave(name)]
-        else:
-            out.pop("required", None)
-        if "additionalProperties" in out:
-            out["additionalProperties"] = self._unnamed(out["additionalProperties"])
-        patterns = out.get("patternProperties")
+            left = [name for name in demanded if isinstance(name, str) and not at.may_leave(name)]
+            out |= {"required": left} if left or self._word == "$defs" else {}
+        patterns = schema.get("patternProperties")
         if isinstance(patterns, Mapping):
-            out["patternProperties"] = {pattern: self._unnamed(child) for pattern, child in patterns.items()}
+            unnamed = (
+                {} if at.hidden else {pattern: self._unnamed(child, at, depth) for pattern, child in patterns.items()}
+            )
+            out["patternProperties"] = {pattern: child for pattern, child in unnamed.items() if child is not None}
+            is_open = is_open or len(out["patternProperties"]) < len(patterns)
+        rest = self._unnamed(schema["additionalProperties"], at, depth) if "additionalProperties" in schema else None
+        if rest is not None and not is_open:
+            out["additionalProperties"] = rest
 
-    def _can_leave(self, name: str) -> bool:
-        """Whether the redaction may take the key out. One that only leads to what is kept leaves if it is no object."""
-        return ended(advance(self._withheld, name)) or not all(ended(advance(keep, name)) for keep in self._keeps)
-
-    def _unnamed(self, value: Any) -> Any:
-        """Properties without names of their own: any path may go through them."""
+    def _unnamed(self, value: Any, at: Standing, depth: int) -> Any:
+        """Properties without names of their own: any path may go through them. None where none is ever there."""
         if isinstance(value, bool):
             return value
-        keeps = [advance(keep, UNNAMED) for keep in self._keeps]
-        if any(advance_any(keep) != exact for keep, exact in zip(self._keeps, keeps, strict=True)):
-            return {}  # which of them a path keeps depends on names that the schema does not say
-        return self._below(value, advance_any(self._withheld), keeps)
+        standing = at.unnamed()
+        if standing is NOBODY_KNOWS:
+            return {}
+        return self._below(value, standing, depth) if isinstance(standing, Standing) else None
 
-    def array(self, out: dict[str, Any]) -> None:
+    def _array(self, schema: Schema, out: dict[str, Any], at: Standing, depth: int) -> None:
         """Items may go and the rest move up, so their positions mean nothing any more."""
-        items = out.get("items")
-        positional = "prefixItems" in out or isinstance(items, list) or any(map(_spells_items, self._keeps))
-        out.pop("prefixItems", None)
-        if positional or "items" not in out:
-            out.pop("items", None)
-        else:
-            out["items"] = self._below(items, self._withheld | advance_any(self._withheld), self._keeps)
-
-
-def _spells_items(states: States) -> bool:
-    """Whether a path may go on through the position of an item, not only through what the item holds."""
-    steps = [state[0] for state in states if state]
-    names = [step.key if isinstance(step, Folded) else step for step in steps if not isinstance(step, Wild)]
-    return Wild.ONE in steps or any(name.isdigit() for name in names)
+        items = schema.get("items")
+        standing = at.item()
+        if "prefixItems" in schema or isinstance(items, list) or at.is_positional or standing is None:
+            return
+        if "items" in schema:
+            out["items"] = self._below(items, standing, depth)
 
 
 def _refers(schema: Any, depth: int) -> bool:
-    """Whether references stand in the schema, which would lead nowhere in the one that is made."""
+    """Whether references or definitions stand in the schema, which would lead nowhere in the one that is made."""
     if depth < 0:
         return True
     if isinstance(schema, Mapping):
-        return any(str(key).startswith("$") or _refers(value, depth - 1) for key, value in schema.items())
+        words = schema.items()
+        return any(
+            str(key).startswith("$") or key == "definitions" or _refers(value, depth - 1) for key, value in words
+        )
     return isinstance(schema, list) and any(_refers(item, depth - 1) for item in schema)

@@ -15,7 +15,7 @@ from fastmcp.tools.base import Tool
 from mcp.shared.inbound import MCP_METHOD_HEADER, MCP_NAME_HEADER, decode_header_value
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
-from ...model import Component, Kind, Refusal
+from ...model import Component, Kind, Refusal, RequestContext
 from . import depth
 from .compat import AnyComponent
 from .frames import frame, listing, within
@@ -24,7 +24,7 @@ from .identity import Identity, Unidentified
 from .marks import unmarked_listed
 from .passage import INTERNAL
 from .refusals import protocol_refusal
-from .schemas import published_tool
+from .schemas import publish_tool
 
 logger: Final = logging.getLogger("mcp_macaroon_middleware")
 
@@ -99,7 +99,7 @@ async def _shown(
         if not await guard.engine.reachable(request, token=identity.token):
             return None
         if isinstance(component, Tool) and component.output_schema is not None:
-            shown = published_tool(component, guard.engine.possible_redaction(request, token=identity.token))
+            shown = await _published(guard, request, identity, component)
             if shown.output_schema is not None:
                 guard.shown(request, identity.token, found.key, shown.output_schema)
             return shown
@@ -107,6 +107,14 @@ async def _shown(
         logger.error("a component is left out of a list: %s", type(error).__name__)
         return None
     return component
+
+
+async def _published(guard: Guard, request: RequestContext, identity: Identity, tool: Tool) -> Tool:
+    """The tool with the output schema that this caller's results are valid against."""
+    possible = guard.engine.possible_redaction(request, token=identity.token)
+    if possible is not None and possible.is_empty:
+        return tool
+    return await publish_tool(tool, possible, guard.engine.certain_redaction(request, token=identity.token))
 
 
 # --- the list that precedes a call ----------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ every result. It never says more than the tool's own schema, and it reads nothin
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping
 from functools import cache
@@ -16,11 +17,13 @@ from fastmcp.tools.base import Tool
 from jsonschema.protocols import Validator  # type: ignore[import-untyped]
 from referencing.jsonschema import EMPTY_REGISTRY
 
-from ...fields import relax_schema
+from ...fields import is_large, relax_schema
 from ...model import Redaction
 
 WRAPPED: Final = "x-fastmcp-wrap-result"
 REMEMBERED: Final = 1024
+AT_ONCE: Final = 500
+"""The most mappings and lists of a schema that are worked on before anybody else has a turn: some milliseconds."""
 
 Schema = Mapping[str, Any]
 
@@ -45,43 +48,43 @@ _published: Final = Memory()
 _validators: Final = Memory()
 
 
-def published_tool(tool: Tool, redaction: Redaction | None) -> Tool:
+async def publish_tool(tool: Tool, redaction: Redaction | None, never: Redaction | None = None) -> Tool:
+    """The same as `published_tool`; a schema of more than `AT_ONCE` parts is worked on in a thread, so that it holds up
+    nobody else.
+    """
+    schema = tool.output_schema
+    if schema is None or _published.get(schema, (redaction, never)) is not None or not is_large(schema, AT_ONCE):
+        return published_tool(tool, redaction, never)
+    return await asyncio.to_thread(published_tool, tool, redaction, never)
+
+
+def published_tool(tool: Tool, redaction: Redaction | None, never: Redaction | None = None) -> Tool:
     """The tool as a list shows it: its output schema admits every result that `redaction` can leave.
 
-    None: anything may leave. The same object comes back where nothing changes.
+    None: anything may leave. What `never` withholds is in no result, and is not named. The same object comes back where
+    nothing changes.
     """
     schema = tool.output_schema
     if schema is None or (redaction is not None and redaction.is_empty):
         return tool
-    return tool.model_copy(update={"output_schema": published_schema(schema, redaction)})
+    return tool.model_copy(update={"output_schema": published_schema(schema, redaction, never)})
 
 
-def published_schema(schema: Schema, redaction: Redaction | None) -> dict[str, Any]:
-    """The schema, widened for the redaction, references resolved. The same object for the same schema object."""
-    known: dict[str, Any] | None = _published.get(schema, redaction)
+def published_schema(schema: Schema, redaction: Redaction | None, never: Redaction | None = None) -> dict[str, Any]:
+    """The schema, widened for the redaction. The same object for the same schema object.
+
+    Other servers than FastMCP wrap results as well, and do not say so: a lone `result` may be a wrapper or a field.
+    """
+    known: dict[str, Any] | None = _published.get(schema, (redaction, never))
     if known is None:
-        known = _widened(schema, redaction)
-        _published.keep(schema, redaction, known)
+        known = relax_schema(schema, redaction, never, twofold=not is_wrapped(schema))
+        _published.keep(schema, (redaction, never), known)
     return known
-
-
-def _widened(schema: Schema, redaction: Redaction | None) -> dict[str, Any]:
-    relaxed = relax_schema(schema, redaction)
-    if redaction is None or redaction.is_empty or is_wrapped(schema) or not _may_wrap(relaxed):
-        return relaxed
-    inner = relax_schema({**relaxed, WRAPPED: True}, Redaction(withhold=redaction.withhold))
-    return {**relaxed, "properties": {**relaxed["properties"], "result": inner["properties"]["result"]}}
 
 
 def is_wrapped(schema: Schema | None) -> bool:
     """Whether FastMCP wraps this tool's results as `{"result": …}`."""
     return bool(schema and schema.get(WRAPPED))
-
-
-def _may_wrap(schema: Schema) -> bool:
-    """Other servers wrap as well, and do not say so: a lone `result` may be a wrapper or a field."""
-    properties = schema.get("properties")
-    return isinstance(properties, Mapping) and "result" in properties
 
 
 def conforms(structured: Any, schema: Schema) -> bool:
