@@ -50,7 +50,7 @@ async def test_a_prompt_keeps_its_turns_and_loses_what_the_caller_could_not_read
     contents: list[Any] = [message.content for message in left.messages]
     assert contents[0] == given.messages[0].content
     assert contents[1].text == contents[3].text == WITHHELD
-    assert (contents[2].resource.uri, contents[2].resource.text) == ("part:x", '{"id":1}')
+    assert (contents[2].resource.uri, contents[2].resource.text) == ("part:x", '{"id": 1}')
     assert (contents[4].text, left.description) == ("go", "d")
     assert [message.role for message in left.messages] == ["assistant"] * 4 + ["user"]
 
@@ -64,7 +64,7 @@ async def test_a_tools_result_loses_the_block_and_says_so() -> None:
     )
     left = await without_unreadable(ToolResult.from_mcp_result(raw), RULE)
     assert len(left.content) == 2
-    assert base64.b64decode(left.content[0].resource.blob) == b'{"id":1}'
+    assert base64.b64decode(left.content[0].resource.blob) == b'{"id": 1}'
     assert left.content[1].text == WITHHELD
     assert SECRET not in repr(left.to_mcp_result())
     assert left.structured_content == {"a": 1}
@@ -122,7 +122,7 @@ async def test_a_guarded_prompt_or_tool_shows_no_resource_that_its_caller_cannot
         prompt = [message.content for message in (await client.get_prompt("p")).messages]
         tool = (await client.call_tool("t")).content
     shown = {block.resource.uri: block.resource.text for block in prompt if hasattr(block, "resource")}
-    assert shown == {"open://x": ROW, "part://x": '{"id":1}', "other://x": ROW}
+    assert shown == {"open://x": ROW, "part://x": '{"id": 1}', "other://x": ROW}
     assert len(prompt) == 7
     assert {block.resource.uri: block.resource.text for block in tool if hasattr(block, "resource")} == shown
     assert made.exactly_one_end_each()

@@ -304,9 +304,9 @@ def test_where_a_wrapper_does_not_say_so_paths_begin_outside_and_inside() -> Non
     assert left.structured_content == {"result": "fine"}
 
 
-def test_bare_items_of_a_list_have_no_field_and_leave() -> None:
+def test_bare_items_of_a_list_stay_beside_items_with_fields_and_leave_where_there_are_none() -> None:
     left = redacted(wrapped([5, "x", None, ROW, [7, ROW], '{"ssn":1,"a":2}']), Redaction(withhold=("ssn",)))
-    assert left.structured_content == {"result": [None, {"id": 1}, [{"id": 1}], '{"a":2}']}
+    assert left.structured_content == {"result": [5, "x", None, {"id": 1}, [7, {"id": 1}], '{"a":2}']}
     with pytest.raises(ResultWithheld) as caught:
         redacted(wrapped(["x", 5]))
     assert caught.value.code == "no_fields"
@@ -341,8 +341,8 @@ def test_with_pass_what_has_no_fields_stays_and_what_has_them_is_redacted() -> N
     left = redacted(ToolResult(content=blocks), unstructured="pass").content
     assert left[:4] == blocks[:4]
     assert left[4] == blocks[4]
-    assert base64.b64decode(left[5].resource.blob) == b'{"id":1}'
-    assert left[6].text == '{"id":1}'
+    assert base64.b64decode(left[5].resource.blob) == b'{"id": 1}'
+    assert left[6].text == '{"id": 1}'
     assert len(left) == len(blocks)
 
 
@@ -408,9 +408,8 @@ def test_what_cannot_be_walked_is_withheld_with_a_code() -> None:
     loop["loop"] = loop
     cases = [
         (ToolResult(content=[text("[" * 100_000)]), "redaction_failed"),
-        (ToolResult(content=[text('{"a":' * 300 + "1" + "}" * 300)]), "redaction_failed"),
+        (ToolResult(content=[text('{"ssn2":' * 300 + "1" + "}" * 300)]), "redaction_failed"),
         (ToolResult(content=[text('{"n":' + "1" * 5000 + "}")]), "redaction_failed"),
-        (ToolResult(content=[text('{"a":"\\ud800"}')]), "result_unserialisable"),
     ]
     for value in (deep, loop, {"a": object()}, {"a": "\ud800"}):
         result = ToolResult(content=[], structured_content={})
@@ -418,7 +417,7 @@ def test_what_cannot_be_walked_is_withheld_with_a_code() -> None:
         cases.append((result, "result_unserialisable"))
     for result, code in cases:
         with pytest.raises(ResultWithheld) as caught:
-            redacted(result)
+            redacted(result, Redaction(withhold=("**.ssn",)))
         assert caught.value.code == code
         assert "\ud800" not in str(caught.value)
 
@@ -539,7 +538,7 @@ async def test_a_withheld_value_leaves_in_no_content_of_a_resource(era: str, con
 def test_a_resource_keeps_what_can_be_told_apart_and_says_that_something_is_withheld() -> None:
     given = ResourceResult([ResourceContent(ROW), ResourceContent("prose"), ResourceContent(json.dumps(ROW).encode())])
     left = results.redact_resource_result(given, SSN)
-    assert [content.content for content in left.contents] == ['{"id":1}', b'{"id":1}', WITHHELD]
+    assert [content.content for content in left.contents] == ['{"id":1}', b'{"id": 1}', WITHHELD]
     assert left.contents[0].mime_type == "application/json"
     with pytest.raises(ResultWithheld):
         results.redact_resource_result(ResourceResult("prose"), SSN)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -11,7 +10,7 @@ from starlette.responses import Response
 from starlette.types import Message
 
 from ..errors import ArgumentsInvalid, ResultWithheld
-from ..fields import redact
+from ..fields import LARGE, redact_document, redact_text
 from ..model import Redaction, Result
 from . import asgi_http as web
 
@@ -72,7 +71,7 @@ class Captured:
             except ResultWithheld:
                 return (), (bytes(self.body).decode("utf-8", "replace"),)
 
-        return Result(build)
+        return Result(build, large=lambda: len(self.body) > LARGE)
 
     def response(self, redaction: Redaction) -> Response:
         """The response without what the redaction withholds. Raises `ResultWithheld`."""
@@ -81,8 +80,11 @@ class Captured:
         kept = [pair for pair in self.headers if pair[0].lower() not in OF_THE_WHOLE]
         if self.is_empty:
             return raw(self.status, kept, b"")
-        left, _ = redact(self.document, redaction)
-        return raw(self.status, kept, json.dumps(left, ensure_ascii=False, separators=(",", ":")).encode())
+        redact_document(self.document, redaction)  # the same walk: what it refuses has no text that could leave
+        left, _ = redact_text(bytes(self.body).decode("utf-8"), redaction)
+        if left is None:
+            raise ResultWithheld("the whole result is withheld", code="withheld")
+        return raw(self.status, kept, left.encode())
 
 
 def raw(status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> Response:

@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response
 
 from ..core.decisions import Decision, Outcome, plain_refusal
 from ..errors import ArgumentsInvalid, PolicyViolationError, ResultWithheld
-from ..fields import redact
+from ..fields import is_large, redact_document
 from ..model import Redaction, Refusal, RequestContext, Result
 from . import asgi_http as web
 from .asgi_desk import Desk, Refused, action
@@ -50,7 +50,7 @@ class Permit:
 
         A field that a person would be asked for is withheld: the endpoint has run, and would run again with the answer.
         """
-        view = Result(lambda: ((_plain(result),), ()))
+        view = Result(lambda: ((_plain(result),), ()), large=lambda: is_large(result))
         outcome = await self._desk.finished(
             self._decision, self.caller, view, lambda without: _redacted(result, without)
         )
@@ -207,7 +207,7 @@ def _plain(result: Any) -> Any:
 
 
 def _redacted(result: Any, redaction: Redaction) -> Any:
-    return result if redaction.is_empty else redact(_plain(result), redaction)[0]
+    return result if redaction.is_empty else redact_document(_plain(result), redaction)
 
 
 __all__ = ["Macaroon", "Permit", "Refused"]

@@ -10,7 +10,7 @@ from typing import Any, Final
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from ..errors import ApprovalRequired, PolicyViolationError, ResultWithheld
-from ..fields import redact
+from ..fields import is_large, redact_document
 from ..model import (
     Challenge,
     Component,
@@ -126,10 +126,10 @@ async def _released(engine: Engine, decision: Decision, result: Any) -> Outcome 
         return (_plain(result),), ()
 
     def apply(redaction: Redaction) -> Any:
-        return result if redaction.is_empty else redact(_plain(result), redaction)[0]
+        return result if redaction.is_empty else redact_document(_plain(result), redaction)
 
     async def view() -> tuple[Result, Apply]:
-        return Result(build), apply
+        return Result(build, large=lambda: is_large(result)), apply
 
     return await release(engine, decision, view, _carried, asking=ASKING)
 

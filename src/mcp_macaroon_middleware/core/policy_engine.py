@@ -17,6 +17,8 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 from ..errors import ArgumentsInvalid, AuditUnavailable, KeyRingError, ResultWithheld, RuleError, StoreUnavailable
@@ -39,6 +41,7 @@ from ..plugin.namespace import Namespaced
 from ..rules import parse_rule
 from ..tokens import KeyRing, VerifiedToken
 from . import agnostic, charging, visibility
+from .apart import apart
 from .approvals import Approvals
 from .approvers import Approvers
 from .asks import Ask, Asking
@@ -447,7 +450,9 @@ class PolicyEngine:
                 return Outcome(effect=Effect.DENY, refusal=refusal)
             outcome = await self._judge_result(decision, result)
             if outcome.effect is Effect.ALLOW and apply is not None:
-                return Outcome(effect=Effect.ALLOW, redaction=outcome.redaction, applied=apply(outcome.redaction))
+                large = not outcome.redaction.is_empty and result.is_large
+                applied = await apart(large, partial(apply, outcome.redaction))
+                return Outcome(effect=Effect.ALLOW, redaction=outcome.redaction, applied=applied)
         except (ResultWithheld, StoreUnavailable) as error:
             size = getattr(error, "size", None)
             if size is not None:
@@ -493,6 +498,7 @@ class PolicyEngine:
             tally = after.settled or Tally()
             if after.open:
                 tally = tally.copy()
+                await _looked_at(result, after)
                 await self.judge.judge(after.open, decision.request, tally, result)
             decision.weighed[key] = tally  # a check's own effects happen once a finished result
             self._pen.note(decision, tally, key)
@@ -591,6 +597,13 @@ def _bind_returned(text: str, plan: Plan) -> BoundCheck:
     return bound
 
 
+async def _looked_at(result: Result, after: After) -> None:
+    """Builds a large result's view in a thread, where a check will look at it; what it raises, the check will meet."""
+    if any(match.check.enforcer.reads_result for match, _ in after.open) and result.is_large:
+        with suppress(ResultWithheld):
+            await apart(True, lambda: result.documents)
+
+
 def _left_of(result: Result, redaction: Redaction) -> Result:
     """The result as the operator's rules have left it, for the checks of a token."""
     if redaction.is_empty:
@@ -598,6 +611,7 @@ def _left_of(result: Result, redaction: Redaction) -> Result:
     return Result(
         lambda: (tuple(redact(document, redaction)[0] for document in result.documents), result.texts),
         is_error=result.is_error,
+        large=lambda: result.is_large,
     )
 
 

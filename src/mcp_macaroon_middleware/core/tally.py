@@ -64,7 +64,14 @@ class Tally:
                 self.united = Redaction.united(self.edits)
             return self.united
         asked = [edit for number, (_, v) in enumerate(self.asks) if number not in released for edit in v.edits]
-        return Redaction.united([*self.edits, *asked])
+        return Redaction.united([*self.edits, *asked, *self._unasked(released)])
+
+    def _unasked(self, released: Collection[int]) -> list[Edit]:
+        """What a released question did not speak of: a field that no document had may stand in another rendering."""
+        verdicts = [v for number, (_, v) in enumerate(self.asks) if number in released]
+        asked = [(v.question.fields, e) for v in verdicts if v.question is not None for e in v.edits]
+        rest = [tuple(path for path in e.withhold if path not in fields) for fields, e in asked if fields]
+        return [Edit(withhold=paths) for paths in rest if paths]
 
     @property
     def effect(self) -> Effect:

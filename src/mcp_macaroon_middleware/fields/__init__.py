@@ -5,8 +5,22 @@ are walked, `a\\.b` is a key with a dot. Keys are compared exactly, unless the p
 knows a rule or a request.
 """
 
+from .bulk import LARGE, is_large
 from .paths import FieldPath, parse_path
-from .redact import MAX_DEPTH, is_present, redact
-from .schema import is_large, relax_schema
+from .redact import MAX_DEPTH, has_fields, is_present, may_hide, redact, redact_document, redact_text
+from .schema import relax_schema
 
-__all__ = ["MAX_DEPTH", "FieldPath", "is_large", "is_present", "parse_path", "redact", "relax_schema"]
+__all__ = [
+    "LARGE",
+    "MAX_DEPTH",
+    "FieldPath",
+    "has_fields",
+    "is_large",
+    "is_present",
+    "may_hide",
+    "parse_path",
+    "redact",
+    "redact_document",
+    "redact_text",
+    "relax_schema",
+]

@@ -21,7 +21,7 @@ class Node:
     this place yet. Keys that no path spells share one successor, so that documents cannot make the memory grow.
     """
 
-    __slots__ = ("_folds", "_items", "_keys", "_machine", "_names", "keeps", "numbered", "withheld")
+    __slots__ = ("_folds", "_items", "_keys", "_machine", "_names", "keeps", "names", "numbered", "withheld")
 
     def __init__(self, machine: Machine, withheld: States, keeps: tuple[States, ...]) -> None:
         self.withheld = withheld
@@ -29,6 +29,7 @@ class Node:
         steps = {state[0] for states in (withheld, *keeps) for state in states if state}
         self._names = frozenset(step for step in steps if isinstance(step, str))
         self._folds = frozenset(step.key for step in steps if isinstance(step, Folded))
+        self.names = _last_names(withheld)
         self.numbered = any(name.isdigit() for name in self._names | self._folds)
         self._machine = machine
         self._keys: dict[str, Node | None] = {}
@@ -72,6 +73,17 @@ class Node:
             return GONE
         left = tuple(keep for keep in keeps if not ended(keep))
         return self._machine.node(withheld, left) if withheld or left else None
+
+
+def _last_names(states: States) -> frozenset[str | Folded] | None:
+    """The last key that each path under way spells: what a text must name to hold what the path withholds.
+
+    None where a path spells none any more, so that any key will do.
+    """
+    found = [
+        next((step for step in reversed(state) if isinstance(step, str | Folded)), None) for state in states if state
+    ]
+    return None if None in found else frozenset(step for step in found if step is not None)
 
 
 class Machine:

@@ -9,31 +9,70 @@ from typing import Any, Final
 from ..errors import ResultWithheld
 from ..model import Redaction
 from .nodes import GONE, Node, compiled
-from .texts import Repeated, embedded, written
+from .spans import LEFT, cut_text
+from .texts import embedded, is_unclear
 
 MAX_DEPTH: Final = 200
 MAX_VALUES: Final = 1_000_000
 
 _MAPPINGS: Final = frozenset({dict, MappingProxyType})
 _SCALARS: Final = frozenset({str, int, float, bool, type(None)})
-_LEFT: Final = object()  # what stands for a value that leaves
 
 
 def redact(document: Any, redaction: Redaction) -> tuple[Any, bool]:
     """The document without what the redaction withholds, as new plain data, and whether anything left it.
 
-    Withheld keys and items are removed, in JSON inside texts too, where a repeated key leaves one at most. Raises
+    Withheld keys and items are removed, in JSON inside texts too, which stay as they are spelled but for that, and
+    where a repeated key leaves one at most. A text that may be data, and cannot be read as such to its end, leaves
+    whole where a path could lead into it. The work is linear in the document for a given redaction. Raises
     `ResultWithheld` where the whole document is withheld, is nested deeper than `MAX_DEPTH`, has more than `MAX_VALUES`
-    values, or holds what is no plain JSON data. The work is linear in the document for a given redaction.
+    values, or holds what is no plain JSON data.
     """
     walk = _Walk()
     try:
         left = walk.cut(document, compiled(redaction).begin(), 0)
     except RecursionError:
         raise ResultWithheld("the result is nested too deep") from None
-    if left is _LEFT:
+    if left is LEFT:
         raise ResultWithheld("the whole result is withheld", code="withheld")
     return left, walk.changed
+
+
+def redact_text(text: str, redaction: Redaction) -> tuple[str | None, bool]:
+    """A text that is JSON without what the redaction withholds, and whether anything left it; None where nothing stays.
+
+    Each value of the text is a document of its own. What stays is spelled as it came. Raises as `redact` does.
+    """
+    walk = _Walk()
+    try:
+        left = walk.leaf(text, compiled(redaction).begin(), 0)
+    except RecursionError:
+        raise ResultWithheld("the result is nested too deep") from None
+    return (None, True) if left is LEFT else (left, walk.changed)
+
+
+def redact_document(document: Any, redaction: Redaction) -> Any:
+    """A whole result without what the redaction withholds, where it has fields that can be told apart.
+
+    Raises `ResultWithheld` as `redact` does, and with the code `no_fields` for a bare value: a redaction speaks of
+    fields, and what a text without any says cannot be told.
+    """
+    if document is not None and not has_fields(document):
+        raise ResultWithheld("the result has no fields that could be told apart", code="no_fields")
+    return redact(document, redaction)[0]
+
+
+def has_fields(document: Any) -> bool:
+    """Whether something in plain data has a name that a path could tell apart; an empty list has nothing to hide."""
+    if isinstance(document, list | tuple):
+        return not document or any(map(has_fields, document))
+    return isinstance(document, Mapping) or (isinstance(document, str) and embedded(document) is not None)
+
+
+def may_hide(text: str, redaction: Redaction) -> bool:
+    """Whether a text that is no data may hold what the redaction withholds, for a reader less strict than this one."""
+    top = compiled(redaction).begin()
+    return top is not None and (top is GONE or is_unclear(text, None if top.keeps else top.names))
 
 
 def is_present(document: Any, path: str) -> bool:
@@ -69,83 +108,68 @@ class _Walk:
         self._values = MAX_VALUES
 
     def cut(self, value: Any, node: Node | None, depth: int) -> Any:
-        """What is left of a value, `_LEFT` if nothing is. Where no path leads (no node), it is copied as it is."""
+        """What is left of a value, `LEFT` if nothing is. Where no path leads (no node), it is copied as it is."""
         if node is GONE:
             self.changed = True
-            return _LEFT
+            return LEFT
         kind = type(value)
         if kind in _SCALARS or isinstance(value, str | int | float):
-            return value if node is None else self._leaf(value, node, depth)
-        if depth > MAX_DEPTH:
-            raise ResultWithheld("the result is nested too deep")
+            return value if node is None else self.leaf(value, node, depth)
         if kind in _MAPPINGS or isinstance(value, Mapping):
-            return self._mapping(value, node, depth + 1)
+            return self._mapping(value, node, depth)
         if isinstance(value, list | tuple):
-            return self._sequence(value, node, depth + 1)
+            return self._sequence(value, node, depth)
         raise ResultWithheld(f"the result holds a {kind.__name__}, which is no JSON")
 
     def _mapping(self, value: Mapping[Any, Any], node: Node | None, depth: int) -> dict[str, Any]:
-        self._count(len(value))
+        self.enter(len(value), depth)
         left: dict[str, Any] = {}
         for key, child in value.items():
             if not isinstance(key, str):
                 raise ResultWithheld("the result holds a key that is no text")
             after = None if node is None else node.key(key)
-            kept = child if after is None and type(child) in _SCALARS else self.cut(child, after, depth)
-            if kept is not _LEFT:
+            kept = child if after is None and type(child) in _SCALARS else self.cut(child, after, depth + 1)
+            if kept is not LEFT:
                 left[key] = kept
         return left
 
     def _sequence(self, value: Sequence[Any], node: Node | None, depth: int) -> list[Any]:
-        self._count(len(value))
+        self.enter(len(value), depth)
         left: list[Any] = []
         each = None if node is None else node.item(None)
         for index, child in enumerate(value):
             after = node.item(index) if node is not None and node.numbered else each
-            kept = child if after is None and type(child) in _SCALARS else self.cut(child, after, depth)
-            if kept is not _LEFT:
+            kept = child if after is None and type(child) in _SCALARS else self.cut(child, after, depth + 1)
+            if kept is not LEFT:
                 left.append(kept)
         return left
 
-    def _leaf(self, value: Any, node: Node, depth: int) -> Any:
-        """A leaf stays where every `keep` set names it or what holds it; JSON in a text is walked."""
-        inner = embedded(value) if isinstance(value, str) else None
-        if inner is not None:
-            return self._text(value, inner, node, depth)
+    def leaf(self, value: Any, node: Node | None, depth: int) -> Any:
+        """A leaf stays where every `keep` set names it or what holds it. JSON in a text is walked; a text that may be
+        data to somebody else leaves where a path leads on (law L2: what cannot be told is withheld).
+        """
+        if node is None:
+            return value
+        if isinstance(value, str):
+            if embedded(value) is not None:
+                left = cut_text(value, node, depth + 1, self)
+                self.changed = self.changed or left is not value
+                return left
+            if node.withheld and is_unclear(value, node.names):
+                self.changed = True
+                return LEFT
         if not node.keeps:
             return value
         self.changed = True
-        return _LEFT
+        return LEFT
 
-    def _text(self, text: str, inner: Any, node: Node, depth: int) -> Any:
-        """The text as it was if nothing leaves it, else written anew."""
-        before, self.changed = self.changed, False
-        kept = [self.cut(value, node, depth + 1) for value in inner]
-        left = [value for value in kept if value is not _LEFT]
-        rewrite = self.changed or any(map(_repeats, inner))
-        self.changed = before or rewrite
-        if not left:
-            return _LEFT
-        return written(left) if rewrite else text
-
-    def _count(self, values: int) -> None:
+    def enter(self, values: int, depth: int) -> None:
+        """Counts the values of a mapping or list. Raises `ResultWithheld` past the bounds."""
+        if depth > MAX_DEPTH:
+            raise ResultWithheld("the result is nested too deep")
         self._values -= values
         if self._values < 0:
             raise _too_large()
-
-
-def _repeats(value: Any) -> bool:
-    """Whether an object in the value was written with a key more than once; texts inside answer for themselves."""
-    waiting = [value]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, Repeated):
-            return True
-        if isinstance(value, dict):
-            waiting.extend(value.values())
-        elif isinstance(value, list):
-            waiting.extend(value)
-    return False
 
 
 def _too_large() -> ResultWithheld:

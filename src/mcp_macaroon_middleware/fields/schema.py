@@ -75,11 +75,6 @@ def relax_schema(
     return {**kind, **mark}
 
 
-def is_large(schema: Schema, parts: int) -> bool:
-    """Whether the schema consists of at least so many mappings and lists."""
-    return count(schema, parts) == parts
-
-
 def _kind(schema: Schema) -> dict[str, Any]:
     """What the whole result is, which no redaction changes: an object, what the schema says, or anything."""
     root: Any = schema

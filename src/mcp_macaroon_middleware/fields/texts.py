@@ -1,15 +1,22 @@
-"""Reads the JSON that a text may be, so that a field inside it is found; refuses what it cannot read for certain."""
+"""Reads the JSON that a text may be, so that a field inside it is found. It has three answers: data, no data, unclear.
+
+A text is data where it reads as JSON to its very end. It is unclear where it begins like data and does not, or where it
+names a field as data does (`notations`): its next reader may be less strict. The rest is prose.
+"""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 from ..errors import ResultWithheld
+from .notations import begins_like_data, has_any_key, is_simple, names_key
+from .paths import Folded
 
-_BLANK: Final = re.compile(r"[\s\ufeff\x00]*")
+BLANK: Final = re.compile(r"[\s\ufeff\x00]*")
+"""What may stand around and between the values of a text."""
 _MAX_QUOTES: Final = 8
 
 
@@ -23,7 +30,7 @@ def embedded(text: str, quotes: int = 0) -> Sequence[Any] | None:
     Reads what lenient readers would: several values in a row, a byte order mark, raw control characters, JSON in a
     quoted JSON text. Raises `ResultWithheld` for what is nested too deep, and for numbers too long to read.
     """
-    at = _BLANK.match(text).end()  # type: ignore[union-attr]  # it matches nothing at the least
+    at = BLANK.match(text).end()  # type: ignore[union-attr]  # it matches nothing at the least
     if text[at : at + 1] not in ("{", "[", '"'):
         return None
     values: list[Any] = []
@@ -31,7 +38,7 @@ def embedded(text: str, quotes: int = 0) -> Sequence[Any] | None:
         while at < len(text):
             value, at = _DECODER.raw_decode(text, at)
             values.append(value)
-            at = _BLANK.match(text, at).end()  # type: ignore[union-attr]
+            at = BLANK.match(text, at).end()  # type: ignore[union-attr]
     except json.JSONDecodeError:
         return None
     except RecursionError:
@@ -47,14 +54,15 @@ def _has_fields(value: Any, quotes: int) -> bool:
     return isinstance(value, dict | list)
 
 
-def written(values: Sequence[Any]) -> str:
-    """The values as compact JSON, one a line."""
-    text = "\n".join(json.dumps(value, ensure_ascii=False, separators=(",", ":")) for value in values)
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # half a surrogate pair, which only an escape can carry
-        return "\n".join(json.dumps(value, separators=(",", ":")) for value in values)
-    return text
+def is_unclear(text: str, names: Collection[str | Folded] | None) -> bool:
+    """Whether a text that is no data may be data to its next reader, and hold one of these fields (None: any field)."""
+    if is_simple(text):
+        return False
+    if begins_like_data(text):
+        return True
+    if names is None:
+        return has_any_key(text)
+    return any(names_key(text, name) for name in names)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

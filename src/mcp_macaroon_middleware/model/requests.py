@@ -166,22 +166,32 @@ class Result:
 
     `documents` are the JSON documents in it (the structured content without its wrapper first, then each text that is
     JSON), `texts` the plain texts. A result that cannot be turned into plain data raises when looked at, which
-    withholds it.
+    withholds it. `large` says whether looking at it takes long enough to hold other requests up.
     """
 
-    __slots__ = ("_build", "_built", "is_error")
+    __slots__ = ("_build", "_built", "_large", "is_error")
 
     def __init__(
-        self, build: Callable[[], tuple[tuple[JSON, ...], tuple[str, ...]]], *, is_error: bool = False
+        self,
+        build: Callable[[], tuple[tuple[JSON, ...], tuple[str, ...]]],
+        *,
+        is_error: bool = False,
+        large: Callable[[], bool] | None = None,
     ) -> None:
         self._build = build
         self._built: tuple[tuple[JSON, ...], tuple[str, ...]] | None = None
         self.is_error = is_error
+        self._large = large
 
     @classmethod
     def of(cls, value: JSON) -> Result:
         """A result that is one JSON document."""
         return cls(lambda: ((value,), ()))
+
+    @property
+    def is_large(self) -> bool:
+        """Whether looking at it takes long enough to hold other requests up."""
+        return self._large is not None and self._large()
 
     def _parts(self) -> tuple[tuple[JSON, ...], tuple[str, ...]]:
         if self._built is None:

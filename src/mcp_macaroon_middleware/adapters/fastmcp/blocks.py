@@ -1,22 +1,23 @@
 """Takes a redaction through the parts of a result: documents, texts, content blocks, `_meta`. It only takes out.
 
-What has no fields is passed or withheld whole, as the file's `unstructured` says. Links, images and blobs are never
-looked into, except that a blob which is JSON is a document.
+What has no fields is passed or withheld whole, as the file's `unstructured` says; what may have fields, and cannot be
+read, is always withheld. Links, images and blobs are never looked into, except that a blob which is JSON is a document.
+`_meta` is no document: whatever shape it has is its own, so that it passes or goes whole.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import mcp_types
 
 from ...errors import ResultWithheld
-from ...fields import redact
+from ...fields import has_fields, may_hide, redact, redact_text
 from ...model import Redaction
-from .documents import MAX_TEXT, plain, read, too_large, write
+from .documents import MAX_TEXT, plain, read, too_large
 
 WITHHELD: Final = "[withheld]"
 WITHHELD_URI: Final = "withheld:resource"
@@ -37,21 +38,33 @@ class Blocks:
         self.withheld = False
         self._redaction = redaction
         self._passes = passes
+        self._unfinished = False
         self.size = 0
 
     # --- data ---------------------------------------------------------------------------------------------------
 
-    def document(self, value: Any) -> Any:
-        """A document without what leaves, as plain data. Raises `ResultWithheld` for one without any field."""
-        left = self._cut(self._plain(value))
+    @property
+    def passes(self) -> bool:
+        """Whether what has no fields passes."""
+        return self._passes
+
+    def plain(self, value: Any) -> Any:
+        """A value as plain data in its wire form. Raises `ResultWithheld` where it has none, or is too large."""
+        document, size = plain(value)
+        self._grow(size)
+        return document
+
+    def document(self, document: Any) -> Any:
+        """A plain document without what leaves. Raises `ResultWithheld` for one without any field."""
+        left = self._cut(document)
         if left is _NOTHING:
             raise no_fields()
         return left
 
     def inside(self, value: Any) -> Any:
         """The same for what may be a wrapped document or a field: what is withheld leaves it a second time."""
-        if isinstance(value, dict | list) or (isinstance(value, str) and read(value) is not None):
-            left = self._fielded(self._redacted(value, Redaction(withhold=self._redaction.withhold)))
+        if isinstance(value, dict) or (isinstance(value, list | str) and (self._passes or self._has_fields(value))):
+            left = self._redacted(value, Redaction(withhold=self._redaction.withhold))
         else:
             left = value if value is None or self._passes or self._redaction.keep else _NOTHING
         if left is _NOTHING:
@@ -59,22 +72,31 @@ class Blocks:
         return left
 
     def meta(self, meta: Mapping[str, Any] | None) -> dict[str, Any] | None:
-        """`_meta` under the same paths; FastMCP's mark of a wrapped result stays, since clients need it."""
+        """`_meta` without what leaves where the file passes what has no fields; else only FastMCP's mark of a wrapped
+        result, which clients need.
+        """
         if meta is None:
             return None
-        left: dict[str, Any] = self._redacted(self._plain(dict(meta)), self._redaction)
+        left: dict[str, Any] = self._redacted(self.plain(dict(meta)), self._redaction) if self._passes else {}
         if is_marked(meta):
             left["fastmcp"] = {**left.get("fastmcp", {}), "wrap_result": True}
         return left or None
 
     def text(self, text: str) -> str | None:
-        """A text without what leaves: JSON is written anew, any other text passes or is withheld."""
+        """A text without what leaves: what stays of JSON is as it came, any other text passes or is withheld."""
         self._grow(len(text))
         documents = read(text)
         if documents is None:
-            return text if self._passes else self._none()
-        left = [cut for cut in map(self._cut, documents) if cut is not _NOTHING]
-        return "\n".join(map(write, left)) if left else self._none()
+            hides = not self._passes or self._unfinished or may_hide(text, self._redaction)
+            self._unfinished = hides  # what follows a text that was cut off may be the rest of it
+            self.withheld = self.withheld or hides
+            return None if hides else text
+        self._unfinished = False
+        fielded = self._passes or any(map(self._has_fields, documents))
+        left = self._redacted_text(text) if fielded else None
+        if left is None:
+            self.withheld = True
+        return left
 
     def bytes(self, data: bytes) -> bytes | None:
         """Bytes that are JSON as a document, any others as they are or not at all."""
@@ -93,9 +115,14 @@ class Blocks:
             return self._text_block(block)
         if isinstance(block, mcp_types.EmbeddedResource):
             return self._embedded(block)
-        if not isinstance(block, mcp_types.ImageContent | mcp_types.AudioContent | mcp_types.ResourceLink):
-            raise ResultWithheld("the result holds a block of an unknown kind", code="result_unknown")
+        _known(block)
         return block.model_copy(update={"meta": self.meta(block.meta)}) if self._passes else self._none()
+
+    def leave_out(self, block: Any) -> None:
+        """Leaves a content block out. Raises `ResultWithheld` for one of an unknown kind, as `block` does."""
+        if not isinstance(block, mcp_types.TextContent | mcp_types.EmbeddedResource):
+            _known(block)
+        self.withheld = True
 
     def _text_block(self, block: mcp_types.TextContent) -> Any | None:
         text = self.text(block.text)
@@ -140,11 +167,6 @@ class Blocks:
 
     # --- within -------------------------------------------------------------------------------------------------
 
-    def _plain(self, value: Any) -> Any:
-        document, size = plain(value)
-        self._grow(size)
-        return document
-
     def _grow(self, size: int) -> None:
         self.size += size
         if self.size > MAX_TEXT:
@@ -158,35 +180,40 @@ class Blocks:
         """A plain document without what leaves; `_NOTHING` for one without any field."""
         if document is None:
             return None
-        if isinstance(document, dict | list):
-            if not self._passes and isinstance(document, dict) and PREFAB in document:
-                return _NOTHING  # what a user interface shows stands under names of its own
-            return self._fielded(self._redacted(document, self._redaction))
-        if isinstance(document, str) and read(document) is not None:
-            return self._redacted(document, self._redaction)
-        return document if self._passes else _NOTHING
+        if isinstance(document, str) and not self._passes and read(document) is None:
+            return _NOTHING
+        if not self._passes and not self._has_fields(document):
+            return _NOTHING
+        return self._redacted(document, self._redaction)
+
+    def _has_fields(self, document: Any) -> bool:
+        """Whether something in a document has a name that a path could tell apart.
+
+        What a user interface shows stands under names of its own, so that it has none.
+        """
+        if isinstance(document, list):
+            return not document or any(map(self._has_fields, document))
+        return has_fields(document) and not (isinstance(document, dict) and PREFAB in document)
+
+    def _redacted_text(self, text: str) -> str | None:
+        left: str | None = self._sized(lambda: redact_text(text, self._redaction)[0])
+        return left
 
     def _redacted(self, value: Any, redaction: Redaction) -> Any:
-        """The value without what leaves. A refusal of too many values says how many characters they were."""
+        return self._sized(lambda: redact(value, redaction)[0])
+
+    def _sized(self, work: Callable[[], Any]) -> Any:
+        """What `work` returns. A refusal of too many values says how many characters they were."""
         try:
-            return redact(value, redaction)[0]
+            return work()
         except ResultWithheld as error:
             error.size = self.size if error.code == "result_too_large" else None
             raise
 
-    def _fielded(self, value: Any) -> Any:
-        """A list without its bare items, which have no name that a path could tell apart."""
-        if self._passes or not isinstance(value, list):
-            return value
-        fielded = (self._fielded(item) for item in value if _has_fields(item))
-        left = [item for item in fielded if item is not _NOTHING]
-        if len(left) < len(value):
-            self.withheld = True
-        return left if left or not value else _NOTHING
 
-
-def _has_fields(item: Any) -> bool:
-    return item is None or isinstance(item, dict | list) or (isinstance(item, str) and read(item) is not None)
+def _known(block: Any) -> None:
+    if not isinstance(block, mcp_types.ImageContent | mcp_types.AudioContent | mcp_types.ResourceLink):
+        raise ResultWithheld("the result holds a block of an unknown kind", code="result_unknown")
 
 
 def _decoded(blob: str) -> bytes | None:

@@ -17,7 +17,7 @@ from ...core.decisions import Decision, Outcome
 from ...core.enforcement import Apply, release, run
 from ...core.visibility import open_to
 from ...errors import ResultWithheld
-from ...fields import redact
+from ...fields import is_large, redact
 from ...model import Component, Kind, Redaction, Refusal, Result
 from .depth import OUTSIDE
 from .doors import held
@@ -156,7 +156,9 @@ async def _run(guard: Guard, context: Context, call_next: Next, decision: Decisi
     result = await run(guard.engine, decision, inside())
 
     async def view() -> tuple[Result, Apply]:
-        return Result.of(result), lambda redaction: _redacted(result, redaction)
+        return Result(lambda: ((result,), ()), large=lambda: is_large(result)), lambda redaction: _redacted(
+            result, redaction
+        )
 
     outcome = await release(guard.engine, decision, view)
     assert isinstance(outcome, Outcome)  # nobody can be asked about a method

@@ -1,8 +1,12 @@
-"""Looks at results as plain data and rebuilds them without what leaves: every representation, from one redaction.
+"""Looks at results as plain data and rebuilds them without what leaves: one result, one document.
+
+Structured content is the document. A text that is the same data is cut by the same paths; any other rendering of it
+(text, image, embedded resource, link, `_meta`) has a shape of its own, in which no path of the document means anything,
+and gives way to the document's own text, unless the file says `unstructured: pass`. Without structured content each
+text that is data is a document; what has no fields is withheld.
 
 A redacted result is always a new object: FastMCP's own can carry the raw one along, which in-place edits and copies do
-not touch. What has no fields (plain text, images, blobs, links, bare values) is withheld under an output rule, unless
-the file says `unstructured: pass`. What cannot be rebuilt with certainty raises `ResultWithheld`.
+not touch. What cannot be rebuilt with certainty raises `ResultWithheld`.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from fastmcp.resources.base import InputRequiredResourceResult, ResourceContent,
 from fastmcp.tools.base import InputRequiredToolResult, ToolResult
 
 from ...errors import ResultWithheld
+from ...fields import is_large
 from ...model import JSON, Redaction, Result
 from .blocks import WITHHELD, Blocks, is_marked, no_fields, note, texts_of
 from .copies import tool_result
@@ -42,7 +47,7 @@ def tool_view(result: ToolResult) -> Result:
         metas = (result.meta, *(_meta_of(block) for block in result.content))
         return _parts(_structured_of(result), (text for block in result.content for text in texts_of(block)), metas)
 
-    return Result(build, is_error=result.is_error)
+    return Result(build, is_error=result.is_error, large=lambda: _is_large(result.content, result.structured_content))
 
 
 def resource_view(result: ResourceResult) -> Result:
@@ -52,7 +57,7 @@ def resource_view(result: ResourceResult) -> Result:
         metas = (result.meta, *(content.meta for content in result.contents))
         return _parts((), (text for content in result.contents for text in texts_of(content)), metas)
 
-    return Result(build)
+    return Result(build, large=lambda: _is_large(result.contents))
 
 
 def prompt_view(result: PromptResult) -> Result:
@@ -63,7 +68,16 @@ def prompt_view(result: PromptResult) -> Result:
         metas = (result.meta, *map(_meta_of, blocks))
         return _parts((), (text for block in blocks for text in texts_of(block)), metas)
 
-    return Result(build)
+    return Result(build, large=lambda: _is_large([message.content for message in result.messages]))
+
+
+def _is_large(blocks: Sequence[Any], structured: Any = None) -> bool:
+    texts = [
+        getattr(getattr(block, "resource", block), name, None)
+        for block in blocks
+        for name in ("text", "content", "blob")
+    ]
+    return is_large([texts, structured])
 
 
 def _parts(structured: Iterable[Any], texts: Iterable[str], metas: Iterable[Any]) -> Parts:
@@ -127,30 +141,18 @@ def redact_tool_result(
     blocks = Blocks(redaction, passes=unstructured == "pass")
     if isinstance(result, InputRequiredToolResult):
         return _asking(result, passes=unstructured == "pass")
-    structured = _redacted_structured(result, blocks, output_schema)
-    content = _content(result, blocks, structured)
+    if result.structured_content is None:
+        structured, content = None, _texts(result, blocks)
+    else:
+        structured, content = _documented(result, blocks, output_schema)
     if structured is not None and output_schema is not None and not result.is_error and blocks.size <= MAX_HELD:
         _hold(structured, output_schema)
     return tool_result(result, content, structured, blocks.meta(result.meta))
 
 
-def _redacted_structured(result: ToolResult, blocks: Blocks, schema: Mapping[str, Any] | None) -> Any:
-    structured = result.structured_content
-    if structured is None:
-        return None
-    if _is_lone(structured) and (is_marked(result.meta) or is_wrapped(schema)):
-        return {"result": blocks.document(structured["result"])}
-    left = blocks.document(structured)
-    return {"result": blocks.inside(left["result"])} if _is_lone(left) and _is_lone(structured) else left
-
-
-def _content(result: ToolResult, blocks: Blocks, structured: Any) -> list[Any]:
-    """The content blocks that are left. Where structured content has lost its text, the text is written anew."""
+def _texts(result: ToolResult, blocks: Blocks) -> list[Any]:
+    """The content blocks that are left where there is no structured content: each is a document of its own, or none."""
     left = [kept for block in result.content if (kept := blocks.block(block)) is not None]
-    value = structured["result"] if is_marked(result.meta) and _is_lone(structured) else structured
-    lost = len(left) < len(result.content) and not any(_is_data(block) for block in left)
-    if lost and isinstance(value, dict | list):
-        left.insert(0, mcp_types.TextContent(type="text", text=write(value)))
     if result.content and not left:
         if not result.is_error:
             raise no_fields()
@@ -158,8 +160,49 @@ def _content(result: ToolResult, blocks: Blocks, structured: Any) -> list[Any]:
     return [*left, note()] if blocks.withheld else left
 
 
-def _is_data(block: Any) -> bool:
-    return isinstance(block, mcp_types.TextContent) and read(block.text) is not None
+def _documented(result: ToolResult, blocks: Blocks, schema: Mapping[str, Any] | None) -> tuple[Any, list[Any]]:
+    """The structured content without what leaves, and the content blocks beside it."""
+    structured = blocks.plain(result.structured_content)
+    if not _is_lone(structured):
+        document, left = structured, blocks.document(structured)
+        shown = left
+    elif is_marked(result.meta) or is_wrapped(schema):
+        document, shown = structured["result"], blocks.document(structured["result"])
+        left = {"result": shown}
+    else:  # a wrapper or a field: what is withheld leaves it in both readings, so that no text is the same data
+        document, left = _NONE, blocks.document(structured)
+        left = {"result": blocks.inside(left["result"])} if _is_lone(left) else left
+        shown = left
+    kept = [_rendering(block, blocks, document) for block in result.content]
+    content = [block for block in kept if block is not None]
+    if len(content) < len(kept) and not any(map(_is_text, content)):
+        told = shown if isinstance(shown, str) else write(shown)
+        content.insert(0, mcp_types.TextContent(type="text", text=told))
+    return left, [*content, note()] if blocks.withheld else content
+
+
+_NONE: Final = object()
+"""No document: nothing is the same data as this."""
+
+
+def _rendering(block: Any, blocks: Blocks, document: Any) -> Any | None:
+    """A content block beside a document: a text that is the same data, cut by the same paths, or what passes."""
+    if blocks.passes or (_is_text(block) and _is_same(block.text, document)):
+        return blocks.block(block)
+    blocks.leave_out(block)
+    return None
+
+
+def _is_same(text: str, document: Any) -> bool:
+    """Whether a text is the very data of a document, and nothing else."""
+    if isinstance(document, str) and text == document:
+        return True
+    documents = read(text)
+    return documents is not None and len(documents) == 1 and bool(documents[0] == document)
+
+
+def _is_text(block: Any) -> bool:
+    return isinstance(block, mcp_types.TextContent)
 
 
 def _hold(structured: Any, schema: Mapping[str, Any]) -> None:

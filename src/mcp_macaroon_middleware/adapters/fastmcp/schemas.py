@@ -22,8 +22,8 @@ from ...model import Redaction
 
 WRAPPED: Final = "x-fastmcp-wrap-result"
 REMEMBERED: Final = 1024
-AT_ONCE: Final = 500
-"""The most mappings and lists of a schema that are worked on before anybody else has a turn: some milliseconds."""
+AT_ONCE: Final = 20_000
+"""The most characters of a schema that are worked on before another request has its turn: some milliseconds."""
 
 Schema = Mapping[str, Any]
 
@@ -49,7 +49,7 @@ _validators: Final = Memory()
 
 
 async def publish_tool(tool: Tool, redaction: Redaction | None, never: Redaction | None = None) -> Tool:
-    """The same as `published_tool`; a schema of more than `AT_ONCE` parts is worked on in a thread, so that it holds up
+    """The same as `published_tool`; a schema longer than `AT_ONCE` is worked on in a thread, so that it holds up
     nobody else.
     """
     schema = tool.output_schema
