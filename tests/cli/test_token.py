@@ -19,7 +19,7 @@ from redis_server import BINARIES, RedisServer, running
 import mcp_macaroon_middleware
 from mcp_macaroon_middleware.cli import main, token_reasons
 from mcp_macaroon_middleware.tokens import KeyRing, attenuate, inspect, mint, verify
-from mcp_macaroon_middleware.tokens.macaroons import append
+from mcp_macaroon_middleware.tokens.macaroons import append, from_text, sign, to_text
 
 SECRET = "a secret of at least thirty-two bytes, for tests only"
 SHARED = "another secret of at least 32 bytes, which a login service has"
@@ -73,6 +73,16 @@ def written(path: Path, text: str) -> Path:
 
 def token(*caveats: str, **fields: Any) -> str:
     return mint(KEYS, **{"subject": "alice", "audience": "mail", "caveats": caveats, **fields})
+
+
+def older(**names: str) -> str:
+    """A token with names that are not minted any more, signed by hand: some were minted once."""
+    facts = json.loads(from_text(token()).identifier)
+    keys = {"subject": "s", "tenant": "t"}
+    changed = {**facts, **{keys[name]: text for name, text in names.items()}}
+    identifier = json.dumps(changed, sort_keys=True, separators=(",", ":")).encode()
+    end = "time<20990101T000000Z"
+    return to_text(sign(KEYS.derive("token", "mail"), location="mail", identifier=identifier, caveats=[end]))
 
 
 def process(*words: str | Path, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
@@ -330,7 +340,7 @@ def test_inspect_says_everything_in_words_and_that_the_signature_is_not_checked(
 
 
 def test_inspect_json_is_one_document_in_which_nothing_is_hidden(run: Run) -> None:
-    text = append(token(subject="al\u202eice"), "bf:\u200bx\x1b[2J:tool_access:deny")
+    text = append(older(subject="al\u202eice"), "bf:\u200bx\x1b[2J:tool_access:deny")
     code, out, _ = run("inspect", "--json", stdin=text)
     found = json.loads(out)
     assert (code, out.isascii(), found["signature"], found["subject"]) == (0, True, "not checked", "al\u202eice")
@@ -340,7 +350,7 @@ def test_inspect_json_is_one_document_in_which_nothing_is_hidden(run: Run) -> No
 
 @pytest.mark.parametrize("mark", ["\u202e", "\u200b", "\x1b", "\r", "\u2028", "\U000e0041"])
 def test_no_hidden_character_of_a_token_reaches_the_terminal(run: Run, mark: str) -> None:
-    text = append(token(subject=f"al{mark}ice", tenant=f"{mark}t"), f"bf:{mark}x:tool_access:deny")
+    text = append(older(subject=f"al{mark}ice", tenant=f"{mark}t"), f"bf:{mark}x:tool_access:deny")
     for command in (["inspect"], ["inspect", "--json"], ["attenuate", "--expires", "1m"]):
         _, out, err = run(*command, stdin=text)
         assert mark not in out + err, command
@@ -692,7 +702,8 @@ def test_a_revocation_up_to_now_may_run_ahead_by_no_more_than_clocks_do(run: Run
 def test_mint_makes_no_token_that_is_dead_on_arrival(run: Run, kept: Path, words: tuple[str, ...]) -> None:
     minting = ("mint", "--config", kept, "--principal", "alice", *words, "-q")
     assert run(*minting)[0] == 0
-    assert run("revoke", "--config", kept, "--principal", "alice")[0] == 0
+    until = (datetime.now(UTC) + timedelta(seconds=50)).isoformat()  # no machine is so slow between these two lines
+    assert run("revoke", "--config", kept, "--principal", "alice", "--before", until)[0] == 0
     code, out, err = run(*minting)
     assert (code, out) == (1, "")
     assert "no server would take it" in err

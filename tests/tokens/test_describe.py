@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -22,6 +23,16 @@ AT = datetime(2031, 1, 31, 12, tzinfo=UTC)
 
 def token(*caveats: str, subject: str = "alice", hours: int = 1) -> str:
     return mint(KEYS, subject=subject, audience="mail", caveats=caveats, now=AT, expires=timedelta(hours=hours))
+
+
+def older(**names: str) -> str:
+    """A token with names that are not minted any more, signed by hand: some were minted once."""
+    facts = json.loads(from_text(token()).identifier)
+    keys = {"subject": "s", "tenant": "t"}
+    changed = {**facts, **{keys[name]: text for name, text in names.items()}}
+    identifier = json.dumps(changed, sort_keys=True, separators=(",", ":")).encode()
+    end = "time<20990101T000000Z"
+    return to_text(sign(KEYS.derive("token", "mail"), location="mail", identifier=identifier, caveats=[end]))
 
 
 def words(text: str) -> list[str]:
@@ -132,7 +143,7 @@ HIDDEN = ["\u202e", "\u200b", "\x1b[2J", "\r", "\n", "\u2028", "\U000e0041", "\u
 
 @pytest.mark.parametrize("mark", HIDDEN)
 def test_no_hidden_character_of_a_token_reaches_a_terminal(mark: str) -> None:
-    text = append(append(token(subject=f"al{mark}ice"), f"bf:x:tool_{mark}access:deny"), f"time<{mark}")
+    text = append(append(older(subject=f"al{mark}ice"), f"bf:x:tool_{mark}access:deny"), f"time<{mark}")
     said = inspect(append(text, f"bf:x{mark}y:tool_access:deny"))
     shown = "".join([said.person(), *(statement.words for statement in said.statements)])
     assert mark[0] not in shown

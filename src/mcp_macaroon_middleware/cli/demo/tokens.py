@@ -103,22 +103,21 @@ def _held(stage: Stage, token: str) -> _Held:
 
 async def _call_refused(stage: Stage, held: _Held) -> tuple[str, bool]:
     """What a call that the token allowed before gets now."""
-    before = len(_refusals(stage))
     held.statuses.clear()
     try:
         await call(held.client, "read_mail", id=1)
     except MCPError:
-        return _told(held, _refusals(stage)[before:])
+        return _told(held, _refusals(stage))
     return "answered", False
 
 
 async def _connection_refused(stage: Stage, token: str) -> tuple[str, bool]:
-    before, held = len(_refusals(stage)), _held(stage, token)
+    held = _held(stage, token)
     try:
         async with held.client:
             return "connected", False
     except MCPError:
-        return _told(held, _refusals(stage)[before:])
+        return _told(held, _refusals(stage))
 
 
 def _told(held: _Held, codes: list[str]) -> tuple[str, bool]:
@@ -128,7 +127,7 @@ def _told(held: _Held, codes: list[str]) -> tuple[str, bool]:
 
 
 def _refusals(stage: Stage) -> list[str]:
-    """The codes of the tokens that were refused so far, as the audit record has them."""
+    """The codes of the tokens that were refused so far, as the audit record has them: repeats are folded into one."""
     text = (stage.world.folder / "audit.jsonl").read_text(encoding="utf-8")
     records = [json.loads(line) for line in text.splitlines()]
     return [record["code"] for record in records if record["event"] == "token_refused"]
