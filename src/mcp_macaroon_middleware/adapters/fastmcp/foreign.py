@@ -154,7 +154,14 @@ def _validator(schema: Schema) -> Any:
 def _bounded(draft: Any) -> Any:
     """A dialect's validator class whose work is counted, and that leaves patterns out."""
     counted = {name: _counting(function) for name, function in draft.VALIDATORS.items()}
-    return jsonschema.validators.extend(draft, validators=counted | dict.fromkeys(SKIPPED, _nothing))
+    named: Callable[..., Any] = counted.get("additionalProperties", _nothing)
+
+    def additional(validator: Any, value: Any, instance: Any, schema: Any) -> Any:
+        # which names are additional is said by patterns, where there are some: a foreign one can take for ever
+        return () if "patternProperties" in schema else named(validator, value, instance, schema)
+
+    left_out = dict.fromkeys(SKIPPED, _nothing)
+    return jsonschema.validators.extend(draft, validators=counted | left_out | {"additionalProperties": additional})
 
 
 def _nothing(*_: Any) -> tuple[()]:
