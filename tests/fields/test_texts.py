@@ -86,6 +86,14 @@ def test_B5_a_text_that_may_be_data_and_does_not_read_to_its_end_is_withheld(tex
     assert redact({"log": text, "id": 1}, Redaction(withhold=(path,))) == ({"id": 1}, True)
 
 
+@pytest.mark.threat("R10")
+@pytest.mark.parametrize(
+    "text", ['{"a": 1, "b": "cu', "\u200b{'a': 1}", "[1, 2", '[{"a": 1},', "{a: 1}", "Row(a=1)", "[true, fal"]
+)
+def test_L2_what_begins_like_data_and_does_not_end_is_withheld_whatever_it_names(text: str) -> None:
+    assert redact({"log": text, "id": 1}, Redaction(withhold=("**.ssn",))) == ({"id": 1}, True)
+
+
 @pytest.mark.parametrize("text", PROSE)
 def test_prose_is_one_field_and_stays(text: str) -> None:
     assert redact({"log": text}, Redaction(withhold=("**.ssn",))) == ({"log": text}, False)

@@ -76,7 +76,10 @@ def may_hide(text: str, redaction: Redaction) -> bool:
 
 
 def is_present(document: Any, path: str) -> bool:
-    """Whether the path names anything in the document; JSON inside texts counts. Raises `ResultWithheld` as above."""
+    """Whether the path names anything in the document, or may do so; JSON inside texts counts.
+
+    Raises `ResultWithheld` as above.
+    """
     top = compiled(Redaction(withhold=(path,))).begin()
     waiting: list[tuple[Any, Node | None]] = [(document, top)]
     count = 0
@@ -87,7 +90,10 @@ def is_present(document: Any, path: str) -> bool:
         if node is None:
             continue
         if isinstance(value, str):
-            waiting.extend((inner, node) for inner in embedded(value) or ())
+            inside = embedded(value)
+            if inside is None and is_unclear(value, node.names):
+                return True
+            waiting.extend((inner, node) for inner in inside or ())
         elif type(value) in _MAPPINGS or isinstance(value, Mapping):
             waiting.extend((child, node.key(str(key))) for key, child in value.items())
         elif isinstance(value, list | tuple):
