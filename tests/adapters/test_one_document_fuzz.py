@@ -31,6 +31,7 @@ from hypothesis import strategies as st
 from mcp.shared.exceptions import MCPError
 
 ERAS = ("auto", "legacy")
+pytestmark = pytest.mark.filterwarnings("ignore::mcp.shared.exceptions.MCPDeprecationWarning")
 NAMES = ["id", "note", "rows", "owner", "ssn", "a b"]
 names = st.sampled_from(NAMES)
 steps = names | st.sampled_from(["*", "**"])
@@ -244,7 +245,7 @@ def serve(document: Any, content: list[Any], chosen: list[tuple[str, ...]], *, a
     told = {"default": first, "examples": [first], "enum": [*document.values(), None], "description": repr(document)}
     properties: dict[str, Any] = {name: told for name in document if withheld((name,), chosen[0])}
     schema = {"type": "object", "properties": properties, "examples": [document], "default": document}
-    server.add_tool(Tool.from_function(tool, output_schema=schema))
+    server.add_tool(Tool.from_function(tool, output_schema=schema if structured else None))
     server.prompt(prompt)
     server.resource("x://document")(resource)
     action = "elicit" if asks else "deny"
@@ -265,7 +266,8 @@ async def everything(server: FastMCP[Any], era: str, answer: str) -> tuple[str, 
         await client.list_tools()
         shown = None
         for fails in (False, True):
-            answered = await client.call_tool("tool", {"fails": fails}, raise_on_error=False)
+            level = {"io.modelcontextprotocol/logLevel": "debug"}
+            answered = await client.call_tool("tool", {"fails": fails}, raise_on_error=False, meta=level)
             shown = shown or answered
         for request in (lambda: client.get_prompt("prompt"), lambda: client.read_resource("x://document")):
             with suppress(MCPError):
@@ -297,6 +299,23 @@ def test_L3_F2_a_withheld_value_is_nowhere_in_what_reached_the_client(era: str, 
     seen = readings(raw)
     for value in hidden:
         assert not any(needle in text for needle in needles(value) for text in seen), (value, same, others)
+    assert "The call failed" not in repr(shown)  # a tool that fails shows nothing, and would prove nothing
     if structured and shown.structured_content is not None:
         for value in open_:
             assert value in json.dumps(shown.structured_content)
+
+
+@pytest.mark.threat("R09", "R10", "G01", "G05", "G06")
+@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.parametrize("other", OTHER)
+async def test_F2_every_other_rendering_gives_way_to_the_document(era: str, other: str) -> None:
+    """reports-mcp F2: each rendering was held to the paths of the document, in coordinates of its own."""
+    document = {"rows": [{"id": "Vq001zk001yw", "note": "Vq002zk002yw"}], "owner": "Vq003zk003yw"}
+    for asks in (False, True):
+        content = OTHER[other](document)
+        made = serve(document, content, [("rows", "note")], asks=asks, structured=True)
+        raw, shown = await everything(made.server, era, "decline")
+        assert not any(needle in text for needle in needles("Vq002zk002yw") for text in readings(raw))
+        assert shown.structured_content == {"rows": [{"id": "Vq001zk001yw"}], "owner": "Vq003zk003yw"}
+        told = [block.text for block in shown.content if isinstance(block, mt.TextContent)]
+        assert json.loads(told[0]) == shown.structured_content
