@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from lab import ALICE, ALLOW, BOB, DENY, Lab, builtins, call, lab, plan_of
+from laws import token_of
 
 from mcp_macaroon_middleware.core.asks import Asking
 from mcp_macaroon_middleware.errors import ArgumentsInvalid, StoreUnavailable
@@ -464,6 +465,19 @@ async def test_L2_caveats_returned_without_end_refuse() -> None:
     decision = await lab(["bf:t:tool_access:allow", "bf:t:again:allow"], again).engine.decide(call("t"))
     assert decision.refusal is not None
     assert decision.refusal.code == "enforcer_contract"
+
+
+@pytest.mark.parametrize("mode", ["enforce", "shadow"])
+@pytest.mark.parametrize("reads", [False, True])
+async def test_L2_a_rule_of_a_token_that_returns_rules_refuses(mode: str, reads: bool) -> None:
+    narrow = enforcer(
+        "narrow", returns(Verdict.allow(caveats=["bf:t:tool_access:deny"])), attenuates=True, reads_arguments=reads
+    )
+    room = lab(["bf:t:tool_access:allow"], narrow, mode=mode)
+    decision = await room.engine.decide(call("t"), token=token_of(["bf:t:narrow:allow"]))
+    assert decision.refusal is not None
+    assert decision.refusal.code == "enforcer_contract"
+    assert (await room.engine.decide(call("t"))).allowed
 
 
 # --- shadow ---------------------------------------------------------------------------------------------------------

@@ -265,7 +265,7 @@ def test_an_argument_is_a_path_if_one_of_its_words_says_so(name: str, expected: 
         ({"source": "docs/a", "destination": "docs/b"}, True),
         ({"source": "docs/a", "destination": "etc/b"}, False),
         ({"edits": [{"file": "docs/a"}, {"file": "etc/b"}]}, False),
-        ({"files": [{"path": "docs/a", "content": "x"}]}, True),
+        ({"files": [{"path": "docs/a", "content": "x"}]}, False),  # no schema says that the caller chose no key there
         ({"files": [{"path": "docs/a"}, {"name": "x"}]}, False),
         ({"file": {"name": "x"}}, False),
         ({"path": "docs/a", "file_count": 3, "is_file": True}, True),

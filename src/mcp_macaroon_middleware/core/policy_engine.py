@@ -201,6 +201,8 @@ class PolicyEngine:
                     await self._look(decision, matches.arguments, tally, arguments)
             if operator.caveats:
                 await self._narrow(decision, operator, arguments)
+        if holder.caveats:  # a rule of a token returned rules: nothing holds those to the token, so nothing may pass
+            return self._refused(decision, plain_refusal("enforcer_contract", reason=NOT_EVALUATED))
         effect = self._verdict(decision, operator, holder)
         self._pen.note(decision, operator)
         self._pen.note(decision, holder, "caveats")

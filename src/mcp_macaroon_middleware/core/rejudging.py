@@ -34,6 +34,9 @@ async def rejudge(
     for tally in tallies:
         if tally.denied is not None:
             return refusal_for(*tally.denied, hidden=tally.denied[0].enforcer.hides and plan.settings.hide_denied)
+    known = {check.view.text for check in decision.narrowed}
+    if holder.caveats or not known.issuperset(operator.caveats):  # rules that nothing would hold the call to any more
+        return plain_refusal("enforcer_contract")
     if any(tally.effect is Effect.ASK for tally in tallies):
         return plain_refusal("approval_unavailable")
     return None

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeVar
 
-from mcp_macaroon_middleware.plugin import Check, Params, Verdict, paths_of
+from mcp_macaroon_middleware.plugin import Check, Params, Published, Verdict, paths_of
 
+Path = tuple[str, ...]
 P = TypeVar("P", bound=Params)
 
 MOST: Final = 10_000
@@ -117,29 +118,39 @@ def _missing(name: str) -> Unjudged:
     return Unjudged("argument_required", f"The argument {name} is required by policy; give it explicitly.")
 
 
-def looking_like(arguments: Mapping[str, Any], like: Callable[[tuple[str, ...]], bool]) -> list[Found]:
-    """The values, at any depth, whose names `like` recognises by their words.
+def looking_like(
+    arguments: Mapping[str, Any], like: Callable[[tuple[str, ...]], bool], published: Published | None = None
+) -> list[Found]:
+    """The values, at any depth, whose names `like` recognises by their words; none if the caller chose all their names.
 
-    Numbers and booleans under such a name are left out (`file_count`); a mapping there is looked into, and must have
-    such a name in it. Raises `Unjudged` for one that has not, and for more than 10,000 values.
+    `published` are the names that the tool's schema lists. Whoever calls chooses the others: such a value is looked at
+    beside one with a listed name, and never in its place. Numbers and booleans are left out (`file_count`); a mapping
+    under such a name is looked into, and must have such a name in it. Raises `Unjudged` for one that has not, for one
+    whose keys the caller may choose (any of them may be a path), and for more than 10,000 values.
     """
     found: list[Found] = []
-    waiting: list[Any] = [arguments]
+    listed = published is None
+    waiting: list[tuple[Any, Path]] = [(arguments, ())]
     seen = 0
     while waiting:
-        value = waiting.pop()
+        value, at = waiting.pop()
         inside: Any = value.items() if isinstance(value, Mapping) else ((None, item) for item in value)
         for name, inner in inside:
             seen += 1
             if seen + len(waiting) > MOST:
                 raise _TOO_MANY
+            path = at if name is None else (*at, str(name))
             if not isinstance(name, str) or not like(words(name)):
-                waiting += [inner] if isinstance(inner, Mapping | list | tuple) else []
+                waiting += [(inner, path)] if isinstance(inner, Mapping | list | tuple) else []
             elif not isinstance(inner, bool | int | float):
                 single = _opened(inner)
-                waiting += [item for item in single if isinstance(item, Mapping) and _holds(item, like)]
+                mappings = [item for item in single if isinstance(item, Mapping)]
+                if mappings and (published is None or path in published.free or path not in published.names):
+                    raise _UNREADABLE
+                waiting += [(item, path) for item in mappings if _holds(item, like)]
                 found += [Found(name, item, value) for item in single if not isinstance(item, Mapping)]
-    return found
+                listed = listed or (published is not None and path in published.names)
+    return found if listed else []
 
 
 def _holds(mapping: Mapping[str, Any], like: Callable[[tuple[str, ...]], bool]) -> bool:

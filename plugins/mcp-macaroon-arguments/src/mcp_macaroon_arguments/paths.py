@@ -80,7 +80,7 @@ def _paths(check: Check[Paths]) -> list[Found]:
     arguments, own = check.request.arguments, settings_of(check).path_arguments
     if check.params.argument:
         return [found for name in check.params.argument for found in wanted(check, name, check.params.absent)]
-    found = present(arguments, own) if own else looking_like(arguments, is_path_name)
+    found = present(arguments, own) if own else looking_like(arguments, is_path_name, check.published)
     if not found:
         raise Unjudged("argument_required", "A path is required by policy.")
     return found

@@ -71,7 +71,7 @@ def _repositories(check: Check[Repositories]) -> Sequence[Found]:
     arguments, own = check.request.arguments, settings_of(check).repository_arguments
     if check.params.argument:
         return [found for name in check.params.argument for found in wanted(check, name, check.params.absent)]
-    found = present(arguments, own) if own else looking_like(arguments, is_repository_name)
+    found = present(arguments, own) if own else looking_like(arguments, is_repository_name, check.published)
     if not found:
         raise Unjudged("argument_required", "A repository is required by policy.")
     return found
