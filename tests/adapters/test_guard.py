@@ -277,7 +277,7 @@ async def test_what_passes_by_the_middleware_is_decided_at_the_gate() -> None:
         assert "Unknown tool" in await text_of(client, "by", how="run")
         assert ran == []
         assert await text_of(client, "by", how="fields") == "{'a': 1}"
-        assert await text_of(client, "by", how="read") == '{"id":"7"}'
+        assert await text_of(client, "by", how="read") == '{"id": "7"}'
     assert ran == ["fields", "item"]
     assert made.exactly_one_end_each()
     assert sum(bool(record.get("nested")) for record in made.records.finals()) == 4

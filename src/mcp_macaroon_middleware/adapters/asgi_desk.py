@@ -19,7 +19,7 @@ from ..core.asks import Asking
 from ..core.decisions import Decision, Outcome, plain_refusal
 from ..core.enforcement import Apply, Carried, Carry, Questions, agree, release
 from ..core.visibility import open_to
-from ..errors import ArgumentsInvalid, AuditUnavailable, PolicyViolationError, StoreUnavailable
+from ..errors import ArgumentsInvalid, AuditUnavailable, BindError, PolicyViolationError, StoreUnavailable
 from ..model import (
     EMPTY,
     Challenge,
@@ -33,6 +33,7 @@ from ..model import (
 from . import asgi_http as web
 from .asgi_callers import Callers
 from .callers import NO_ONE, Identity, Unidentified
+from .issuers import issuers_of, problems_of
 
 logger: Final = logging.getLogger("mcp_macaroon_middleware")
 
@@ -55,6 +56,9 @@ class Desk:
 
     def __init__(self, source: Any, auth: Any = None) -> None:
         self.runtime: Final = runtime_of(source)
+        problems = list(problems_of(self.runtime.engine.plan, issuers_of(auth, self.runtime)))
+        if problems:
+            raise BindError("\n".join(problems))
         self.runtime.enforced = True
         self.engine: Final = self.runtime.engine
         self._callers = Callers(self.runtime, auth)

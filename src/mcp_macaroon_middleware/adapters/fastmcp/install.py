@@ -17,6 +17,7 @@ from fastmcp.server.middleware.caching import ResponseCachingMiddleware
 from ...config.runtime import Runtime
 from ...core.policy_engine import PolicyEngine
 from ...errors import BindError
+from ..issuers import issuers_of, problems_of
 from . import census
 from .compat import mounted_server, self_test
 from .coverage import Report, report_on
@@ -78,6 +79,7 @@ class InstalledGuard(Guard):
         follow(self.server)
         seal_states(self.server, self.runtime.keys, settings.audience, timeout=settings.approvals.timeout)
         problems = list(_foreign(self.server.auth, self.runtime))
+        problems += problems_of(self.engine.plan, issuers_of(self.server.auth, self.runtime))
         self.runtime.enforced = True
         self.servers = tuple(tree(self.server))
         for server in self.servers:
@@ -122,6 +124,8 @@ class InstalledGuard(Guard):
         self._report = None
         for problem in misfits(self._fitted, self.resolver.census, guarded=self.server):
             logger.warning("after the reload: %s", problem.render())
+        for text in problems_of(self._fitted, issuers_of(self.server.auth, self.runtime)):
+            logger.warning("after the reload: %s", text)
 
     def _shape(self) -> list[tuple[list[Any], list[Any], list[Any], tuple[int, int, int, int]]]:
         """What changes when a server gets another mount, transform or middleware."""
