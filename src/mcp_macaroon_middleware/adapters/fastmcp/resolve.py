@@ -14,6 +14,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+import fastmcp.resources.template
 from fastmcp import FastMCP
 from fastmcp.resources.template import ResourceTemplate, forward_uri
 from fastmcp.server.context import Context, _current_context
@@ -35,6 +36,9 @@ from .definitions import digest_of
 from .uris import canonical, file_objection, objection, spellings
 
 logger: Final = logging.getLogger("mcp_macaroon_middleware")
+
+LOOKS_TWICE: Final = hasattr(fastmcp.resources.template, "template_param_key")
+"""From 4.2 on FastMCP looks through the templates once more before it says that none fits a URI."""
 
 RENDERED: Final = "ui://prefab/"
 """What the addresses of pages that FastMCP makes for tools begin with."""
@@ -165,7 +169,7 @@ class Resolver:
             with contextlib.suppress(Exception):
                 if found.component.uri is None:
                     await server.get_resource_template(name, None)
-                else:  # FastMCP looks through the templates once more before it says that none fits
+                elif LOOKS_TWICE:
                     await server.list_resource_templates(run_middleware=False)
 
         return seek
