@@ -33,7 +33,7 @@ AUDIENCE = "mail"
 PLACE = "https://duty.example"
 DUTY = "on-duty"
 RULES: list[Any] = [
-    {"before": DUTY, "policy": "tool_access", "action": "allow", "for": {"subject": ["alice", "bob"]}},
+    {"before": DUTY, "policy": "tool_access", "action": "allow", "for": {"subject": ["alice", "bob"], "issuer": "any"}},
     {"before": "four-eyes", "policy": "tool_access", "action": "elicit"},
 ]
 
